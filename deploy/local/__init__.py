@@ -1,0 +1,1 @@
+"""The whole system on one machine, on loopback, under `.dev/`: private servers, supervisor, demo."""
