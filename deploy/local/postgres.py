@@ -80,7 +80,7 @@ class Postgres:
 
     def launch(self) -> None:
         """Starts it and returns; makes the cluster first where there is none."""
-        self._child.end_orphan()
+        self.end_orphans()
         self._prepare()
         data = self.directory / "data"
         settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
@@ -120,6 +120,10 @@ class Postgres:
             if not found:
                 connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
         return self.database_url(name)
+
+    def end_orphans(self) -> None:
+        """Ends what an earlier, killed run left behind here."""
+        self._child.end_orphan()
 
     def _prepare(self) -> None:
         """Directory, facts and cluster are there afterwards, whatever was deleted in between."""

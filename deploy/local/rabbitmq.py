@@ -67,8 +67,7 @@ class RabbitMQ:
 
     def launch(self) -> None:
         """Starts the node and returns; its directory is made again if somebody deleted it."""
-        for child in (self._node, self._epmd):
-            child.end_orphan()
+        self.end_orphans()
         self._prepare()
         environment = self._environment()
         if not self._epmd.running:
@@ -127,6 +126,11 @@ class RabbitMQ:
             f'<<"{USER}">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"{USER}">>).',
         )
         return self.vhost_url(name)
+
+    def end_orphans(self) -> None:
+        """Ends what an earlier, killed run left behind here."""
+        for child in (self._node, self._epmd):
+            child.end_orphan()
 
     def _prepare(self) -> None:
         """Directory, cookie and configuration are there afterwards, whatever was deleted in between."""
