@@ -106,9 +106,9 @@ class Child:
         if pid is None or pid == self.pid or not self._is_ours(pid):
             return
         _signal(pid, self._stop_signal)
-        if not self._gone(pid, within=within):
+        if not _gone(pid, within=within):
             _kill_group(pid)
-            self._gone(pid, within=timedelta(seconds=5))
+            _gone(pid, within=timedelta(seconds=5))
 
     def last_words(self, lines: int = 15) -> str:
         """The end of its log."""
@@ -119,14 +119,6 @@ class Child:
 
     def _is_ours(self, pid: int) -> bool:
         return f"{MARK}={self.pid_file}" in _environment_of(pid)
-
-    def _gone(self, pid: int, *, within: timedelta) -> bool:
-        deadline = time.monotonic() + within.total_seconds()
-        while self._is_ours(pid):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        return True
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o644) -> None:
@@ -153,6 +145,28 @@ def _environment_of(pid: int) -> str:
         except OSError:
             return ""
     return subprocess.run(["ps", "eww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True).stdout
+
+
+def _gone(pid: int, *, within: timedelta) -> bool:
+    deadline = time.monotonic() + within.total_seconds()
+    while is_alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it still holds its ports and files: a zombie does not."""
+    if Path("/proc/self/stat").exists():
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        except OSError:
+            return False
+    else:
+        told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+        state = told.stdout.strip()[:1]
+    return state not in ("", "Z", "X")
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -14,7 +14,7 @@ import pika
 import psycopg
 import pytest
 
-from deploy.local.child import Child, Command
+from deploy.local.child import Child, Command, is_alive
 from deploy.local.place import ROOT, PlaceTaken, take, take_free_slot
 from deploy.local.ports import free_ports
 from deploy.local.postgres import Postgres
@@ -92,7 +92,7 @@ def test_the_orphan_of_a_killed_run_is_ended_by_pid_file(tmp_path: Path) -> None
     orphan = _leave_an_orphan(tmp_path)
     successor = Child("sleeper", pids=tmp_path, logs=tmp_path)
     successor.end_orphan()
-    assert not _alive(orphan)
+    assert not is_alive(orphan)
 
 
 def test_a_stranger_whose_pid_stands_in_an_old_pid_file_is_left_alone(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def _leave_an_orphan(directory: Path) -> int:
         f"""
         import os, signal
         from pathlib import Path
-        from deploy.local.child import Child, Command
+        from deploy.local.child import Child, Command, is_alive
         child = Child("sleeper", pids=Path({str(directory)!r}), logs=Path({str(directory)!r}))
         child.spawn(Command(["sleep", "60"], dict(os.environ)))
         os.kill(os.getpid(), signal.SIGKILL)
@@ -139,13 +139,5 @@ def _leave_an_orphan(directory: Path) -> int:
     parent = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
     assert parent.returncode == -signal.SIGKILL
     orphan = int((directory / "sleeper.pid").read_text())
-    assert _alive(orphan)
+    assert is_alive(orphan)
     return orphan
-
-
-def _alive(pid: int) -> bool:
-    """Not counting a zombie that nobody has waited for."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False

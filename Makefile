@@ -1,0 +1,48 @@
+# Two commands: `make demo` and `make test`. Everything they need sets itself up under .venv/ and .dev/.
+# More words for the program behind a target: make test ARGS="-k relay", make demo ARGS=--once
+
+ARGS ?=
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up servers test chaos bench lint format python broker clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: python broker ## the whole system with live traffic, until Ctrl-C (ARGS=--once: a fixed load, then a verdict)
+	@exec $(PYTHON) -m deploy.local demo $(ARGS)
+
+up: python broker ## the whole system without traffic; restarts whatever dies
+	@exec $(PYTHON) -m deploy.local up $(ARGS)
+
+servers: python broker ## PostgreSQL and RabbitMQ alone
+	@exec $(PYTHON) -m deploy.local servers $(ARGS)
+
+test: python broker ## the tests, against a real PostgreSQL and a real RabbitMQ (ARGS go to pytest)
+	@exec $(PYTHON) -m pytest -m "not long" $(ARGS)
+
+chaos: python broker ## minutes of killing things under load
+	@exec $(PYTHON) -m pytest -m "system or long" $(ARGS)
+
+bench: python broker ## the figures, each a ratio within one run
+	@exec $(PYTHON) -m bench $(ARGS)
+
+lint: python ## style, types, and the arrows between the packages
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: python ## let ruff mend what it can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean: python ## deletes .dev/ with all its data; nothing of it may run
+	@exec $(PYTHON) -m deploy.local clean
+
+python:
+	@deploy/local/setup.sh python
+
+broker:
+	@deploy/local/setup.sh broker
