@@ -1,0 +1,981 @@
+"""The ledger: every statement that changes a task, whole, each under the transition that it is.
+
+Every change of a task's state is guarded by its state and its token: the fence for what has not started, the
+run id for what has (I3). A late relay, worker or message copy therefore changes nothing; it is told so by an
+empty answer. All functions take a psycopg connection and leave the transaction to their caller.
+
+The statements name the schema `outbox`; `Ledger(schema=...)` puts another name in its place once, at the start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from psycopg import Connection
+
+Conn = Connection[Any]
+
+__all__ = ["Claimed", "Conn", "Due", "Failure", "Finished", "Ledger", "Verdict", "cleaned"]
+
+
+class Due(NamedTuple):
+    """A row claimed for publishing: its message body is fixed by the row alone."""
+
+    id: UUID
+    queue: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What the worker learns from its claim."""
+
+    id: UUID
+    run_id: UUID
+    failures: int
+    attempt: int
+    max_attempts: int | None
+    lane: str | None
+    suspect: bool
+    published_at: datetime | None
+
+
+class Verdict(NamedTuple):
+    """Why a message could not be claimed: `absent` and `stale` ones are dropped, the others have a next step."""
+
+    id: UUID
+    why: str
+
+
+class Finished(NamedTuple):
+    """A run that ended, as its worker saw it. `ran` and `ago` are seconds of the worker's monotonic clock."""
+
+    id: UUID
+    run_id: UUID
+    ran: float
+    ago: float
+
+
+class Failure(NamedTuple):
+    """A run that ended without success: again after `wait` seconds, or dead when `wait` is None."""
+
+    run: Finished
+    outcome: str
+    error: str
+    traceback: str | None
+    wait: float | None
+    counts: bool
+
+
+class Ledger:
+    """The statements, bound to a schema."""
+
+    def __init__(self, schema: str = "outbox") -> None:
+        self.schema = schema
+        self.enqueue_sql = self._of(ENQUEUE)
+        self.taken_sql = self._of(TAKEN)
+
+    def _of(self, sql: str) -> str:
+        return sql if self.schema == "outbox" else sql.replace("outbox.", f"{self.schema}.")
+
+    def _run(self, conn: Conn, sql: str, **params: Any) -> list[Any]:
+        cursor = conn.execute(self._of(sql), params)
+        return cursor.fetchall() if cursor.description else []
+
+    # ------------------------------------------------------------------ enqueue
+
+    def enqueue(self, conn: Conn, rows: str) -> list[tuple[UUID, UUID]]:
+        """Insert tasks from a JSON array of rows, in the caller's transaction, by one statement.
+
+        Answers (id asked for, id that exists) for each; they differ where a unique key was taken.
+        """
+        found = conn.execute(self.enqueue_sql, {"rows": rows}).fetchall()
+        if any(existing is None for _, existing in found):
+            taken = dict(conn.execute(self.taken_sql, {"rows": rows}).fetchall())
+            found = [(asked, existing or taken.get(asked, asked)) for asked, existing in found]
+        return found
+
+    # ------------------------------------------------------------------ relay
+
+    def register_queues(self, conn: Conn) -> dict[str, tuple[int, bool]]:
+        """All known queues: name to (epoch, paused). New names among the pending rows join the registry."""
+        return {name: (epoch, paused) for name, epoch, paused in self._run(conn, REGISTER_QUEUES)}
+
+    def claim_due(self, conn: Conn, *, room: Mapping[str, int], batch: int) -> list[Due]:
+        """Lock up to `room` pending rows of each queue, `batch` in all, and answer their message bodies.
+
+        The locks live as long as the caller's transaction, which must outlive the confirms.
+        """
+        rows = self._run(conn, CLAIM_DUE, queues=list(room), rooms=[min(n, batch) for n in room.values()], batch=batch)
+        return [Due(*row) for row in rows]
+
+    def mark_published(self, conn: Conn, ids: Sequence[UUID], *, epochs: Mapping[str, int]) -> int:
+        """Rows that are still pending become published, each in its queue's epoch. For confirmed rows only (I4)."""
+        rows = self._run(
+            conn, MARK_PUBLISHED, ids=list(ids), queues=list(epochs), epochs=[int(e) for e in epochs.values()]
+        )
+        return len(rows)
+
+    def push_back(self, conn: Conn, refused: Sequence[tuple[UUID, str]]) -> None:
+        """Rows that the broker refused wait, ever longer, with the reason: no attempt, and nobody is held up."""
+        self._run(conn, PUSH_BACK, ids=[i for i, _ in refused], reasons=[cleaned(reason) for _, reason in refused])
+
+    def promote_due(self, conn: Conn, *, limit: int = 2000) -> tuple[int, list[str]]:
+        """Scheduled rows whose time has come become pending; those of a limited lane wait for their turn.
+
+        Answers how many, and the lanes to grant.
+        """
+        rows = self._run(conn, PROMOTE_DUE, limit=limit)
+        return len(rows), sorted({lane for (lane,) in rows if lane is not None})
+
+    def grant(self, conn: Conn, lanes: Sequence[str], *, freed: Sequence[int] | None = None) -> int:
+        """Let the next of these lanes go: never more than the lane's limit, nor than the slots that were freed."""
+        if not lanes:
+            return 0
+        slots = list(freed) if freed is not None else [1_000_000] * len(lanes)
+        return len(self._run(conn, GRANT, lanes=list(lanes), freed=slots))
+
+    def sweep_lanes(self, conn: Conn) -> int:
+        """Grant what a race left waiting. One sweeper at a time; the others answer 0."""
+        if not self._run(conn, "select pg_try_advisory_xact_lock(hashtextextended('outbox.sweep', 0))")[0][0]:
+            return 0
+        lanes = [lane for (lane,) in self._run(conn, WAITING_LANES)]
+        return self.grant(conn, lanes)
+
+    def expire(self, conn: Conn, *, limit: int = 1000) -> list[str]:
+        """Unstarted tasks past their `expires_at` end cancelled. Answers the lanes to grant."""
+        rows = self._run(conn, EXPIRE, limit=limit)
+        return [lane for (lane,) in rows if lane is not None]
+
+    # ------------------------------------------------------------------ the broker lost it
+
+    def queue_epoch(self, conn: Conn, name: str) -> int:
+        """The queue's epoch now; an unknown queue is registered with epoch 0."""
+        return int(self._run(conn, QUEUE_EPOCH, name=name)[0][0])
+
+    def begin_epoch(self, conn: Conn, name: str, *, seen: int) -> int | None:
+        """The queue was found missing: start its next epoch, unless someone has since `seen`. Commit before declaring."""
+        rows = self._run(conn, BEGIN_EPOCH, name=name, seen=seen)
+        return int(rows[0][0]) if rows else None
+
+    def republish_older_epochs(self, conn: Conn) -> int:
+        """Published rows of an older epoch are due again, with the same fence: the first copy wins."""
+        return len(self._run(conn, REPUBLISH_OLDER_EPOCHS))
+
+    def republish_overtaken(self, conn: Conn, *, margin: timedelta) -> int:
+        """Published rows are due again when a message of their queue, published `margin` later, was claimed."""
+        return len(self._run(conn, REPUBLISH_OVERTAKEN, margin=margin))
+
+    def republish_from_empty(self, conn: Conn, name: str, *, before: datetime) -> int:
+        """The queue was seen empty and no worker holds an unclaimed message of it: what was published before is lost."""
+        return len(self._run(conn, REPUBLISH_FROM_EMPTY, name=name, before=before))
+
+    def return_dead_letter(self, conn: Conn, *, id: UUID, fence: UUID) -> bool:
+        """A dead letter came back: its row is due again, no attempt counted. False when the copy is stale."""
+        return bool(self._run(conn, RETURN_DEAD_LETTER, id=id, fence=fence))
+
+    # ------------------------------------------------------------------ worker
+
+    def join(
+        self,
+        conn: Conn,
+        *,
+        worker: UUID,
+        kind: str,
+        host: str,
+        pid: int,
+        queues: Sequence[str],
+        threads: int,
+        lease: timedelta,
+    ) -> None:
+        """A process begins to live: it is watched from now on."""
+        self._run(
+            conn, JOIN, worker=worker, kind=kind, host=host, pid=pid, queues=list(queues), threads=threads,
+            lease=lease.total_seconds(),
+        )  # fmt: skip
+
+    def beat(
+        self,
+        conn: Conn,
+        *,
+        worker: UUID,
+        runs: Sequence[UUID],
+        running: Sequence[UUID],
+        queues: Sequence[str],
+        unclaimed: int,
+        claimed_through: Mapping[str, str],
+    ) -> tuple[int, list[UUID]] | None:
+        """One heartbeat: (beat, runs whose cancellation is asked for), or None when this worker was declared dead."""
+        rows = self._run(
+            conn, BEAT, worker=worker, runs=list(runs), running=list(running), queues=list(queues),
+            unclaimed=unclaimed, through=json.dumps(claimed_through),
+        )  # fmt: skip
+        return (int(rows[0][0]), list(rows[0][1] or ())) if rows else None
+
+    def leave(self, conn: Conn, worker: UUID) -> None:
+        """A process ends in order. What it still holds is rescued at once, as given back."""
+        self._run(conn, LEAVE, worker=worker)
+
+    def claim(
+        self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID, beat: int, alone: bool = False
+    ) -> list[Claimed]:
+        """Claim (id, fence, run id) triples for this worker. What is missing in the answer was not claimed.
+
+        Nothing is claimed for a worker that was declared dead (I7), nothing suspect unless it will run alone (I6).
+        """
+        rows = self._run(
+            conn, CLAIM, ids=[a[0] for a in asked], fences=[a[1] for a in asked], runs=[a[2] for a in asked],
+            worker=worker, beat=beat, alone=alone,
+        )  # fmt: skip
+        return [Claimed(*row) for row in rows]
+
+    def verdicts(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Verdict]:
+        """Why these were not claimed: mine (a lost reply), suspect, expired, held up, outlawed, or stale."""
+        rows = self._run(
+            conn, VERDICTS, ids=[a[0] for a in asked], fences=[a[1] for a in asked], runs=[a[2] for a in asked],
+            worker=worker,
+        )  # fmt: skip
+        return [Verdict(*row) for row in rows]
+
+    def claims_of(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Claimed]:
+        """Claims that were made although their reply was lost: same run id, same worker."""
+        rows = self._run(conn, CLAIMS_OF, ids=[a[0] for a in asked], runs=[a[2] for a in asked], worker=worker)
+        return [Claimed(*row) for row in rows]
+
+    def give_back(self, conn: Conn, held: Sequence[tuple[UUID, UUID]]) -> int:
+        """Claimed (id, run id), not started: due now, nothing counted."""
+        return len(self._run(conn, GIVE_BACK, ids=[i for i, _ in held], runs=[r for _, r in held]))
+
+    def record_successes(self, conn: Conn, runs: Sequence[Finished]) -> list[UUID]:
+        """These runs succeeded: their tasks move to the history. Answers the ids that were still theirs."""
+        rows = self._run(
+            conn, RECORD_SUCCESSES, ids=[r.id for r in runs], runs=[r.run_id for r in runs],
+            ran=[r.ran for r in runs], ago=[r.ago for r in runs],
+        )  # fmt: skip
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def record_again(self, conn: Conn, failures: Sequence[Failure]) -> list[UUID]:
+        """These runs ended without success and are due again after their wait: new fence, attempt recorded."""
+        rows = self._run(conn, RECORD_AGAIN, **_columns(failures), waits=[f.wait for f in failures])
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def record_dead(self, conn: Conn, failures: Sequence[Failure]) -> list[UUID]:
+        """These runs ended their tasks dead."""
+        rows = self._run(conn, RECORD_DEAD, **_columns(failures))
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def record_cancelled(self, conn: Conn, failures: Sequence[Failure]) -> list[UUID]:
+        """These runs stopped because their tasks are to be cancelled, or were skipped."""
+        rows = self._run(conn, RECORD_CANCELLED, **_columns(failures))
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def _grant_after(self, conn: Conn, rows: Sequence[Any]) -> None:
+        freed: dict[str, int] = {}
+        for _, lane in rows:
+            if lane is not None:
+                freed[lane] = freed.get(lane, 0) + 1
+        self.grant(conn, list(freed), freed=list(freed.values()))
+
+    # ------------------------------------------------------------------ rescue
+
+    def beats(self, conn: Conn) -> list[tuple[UUID, int, float]]:
+        """All living processes: (id, beat, lease in seconds)."""
+        return self._run(conn, "select id, beat, lease from outbox.worker")
+
+    def rescue(self, conn: Conn, *, worker: UUID, beat: int, max_crashes: int) -> list[tuple[UUID, str]] | None:
+        """Declare the worker dead, if its beat still stands at `beat`, and make its tasks due at once.
+
+        They become suspects and run alone next; one that already ran alone has crashed, and is dead after
+        `max_crashes` of these. Answers (id, what became of it), or None when the worker lives or is gone.
+        """
+        if not self._run(
+            conn,
+            "delete from outbox.worker where id = %(worker)s and beat = %(beat)s returning id",
+            worker=worker,
+            beat=beat,
+        ):
+            return None
+        rows = self._run(conn, RESCUE_DEAD, worker=worker, max_crashes=max_crashes)
+        rows += self._run(conn, RESCUE_CANCELLED, worker=worker)
+        rows += self._run(conn, RESCUE, worker=worker)
+        self._grant_after(conn, [(i, lane) for i, _, lane in rows])
+        return [(i, what) for i, what, _ in rows]
+
+    def rescue_unlisted(self, conn: Conn) -> list[UUID]:
+        """Running rows whose worker is gone, or lives and does not list them after three beats, are due at once."""
+        return [i for (i,) in self._run(conn, RESCUE_UNLISTED)]
+
+    # ------------------------------------------------------------------ operators
+
+    def cancel(self, conn: Conn, id: UUID, *, reason: str) -> str | None:
+        """`cancelled` when it had not started; `requested` when it runs; None when it is not unfinished."""
+        rows = self._run(conn, CANCEL, id=id, reason=cleaned(reason))
+        if rows:
+            self._grant_after(conn, rows)
+            return "cancelled"
+        return "requested" if self._run(conn, REQUEST_CANCEL, id=id) else None
+
+    def reschedule(self, conn: Conn, id: UUID, *, run_at: datetime | None, delay: timedelta | None) -> datetime | None:
+        """An unstarted task is due at another time: new fence. Answers the new time, or None if it cannot be moved."""
+        rows = self._run(conn, RESCHEDULE, id=id, run_at=run_at, delay=delay)
+        self.grant(conn, [lane for _, lane in rows if lane is not None])
+        return rows[0][0] if rows else None
+
+    def retry(self, conn: Conn, id: UUID) -> bool:
+        """A dead or cancelled task is due again: same id, new fence, its attempts kept; it joins its lane's tail.
+
+        A scheduled one (between two attempts) is due now.
+        """
+        return bool(
+            self._run(conn, RETRY_DEAD, id=id)
+            or self._run(conn, RETRY_CANCELLED, id=id)
+            or self._run(conn, RETRY_NOW, id=id)
+        )
+
+    def pause_queue(self, conn: Conn, name: str, *, who: str) -> int:
+        """Nothing of this queue starts any more: unclaimed messages go stale, their rows wait as pending."""
+        self._run(conn, PAUSE_QUEUE, name=name, who=cleaned(who))
+        return len(self._run(conn, UNPUBLISH_QUEUE, name=name))
+
+    def resume_queue(self, conn: Conn, name: str) -> bool:
+        return bool(self._run(conn, RESUME_QUEUE, name=name))
+
+    def audit(self, conn: Conn, *, who: str, action: str, subject: str, **detail: Any) -> None:
+        """Write down what an operator did, in the transaction that does it."""
+        self._run(conn, AUDIT, who=cleaned(who), action=action, subject=subject, detail=json.dumps(detail, default=str))
+
+    # ------------------------------------------------------------------ retention
+
+    def keep_partitions(self, conn: Conn, *, days_ahead: int = 7) -> int:
+        return int(self._run(conn, "select outbox.keep_partitions(%(days)s)", days=days_ahead)[0][0])
+
+    def old_partitions(self, conn: Conn, *, before: datetime) -> list[str]:
+        """Partitions of the history that hold nothing younger than `before`."""
+        return [name for (name,) in self._run(conn, OLD_PARTITIONS, schema=self.schema, day=f"{before:%Y%m%d}")]
+
+    def purge_dead(self, conn: Conn, *, before: datetime, limit: int = 5000) -> int:
+        return len(self._run(conn, PURGE_DEAD, before=before, limit=limit))
+
+    def purge_default(self, conn: Conn, *, before: datetime, limit: int = 5000) -> int:
+        return len(self._run(conn, PURGE_DEFAULT, before=before, limit=limit))
+
+
+def _columns(failures: Sequence[Failure]) -> dict[str, list[Any]]:
+    return {
+        "ids": [f.run.id for f in failures],
+        "runs": [f.run.run_id for f in failures],
+        "ran": [f.run.ran for f in failures],
+        "ago": [f.run.ago for f in failures],
+        "outcomes": [f.outcome for f in failures],
+        "errors": [cleaned(f.error) for f in failures],
+        "tracebacks": [cleaned(f.traceback) if f.traceback else None for f in failures],
+        "counts": [int(f.counts) for f in failures],
+    }
+
+
+def cleaned(text: str, *, limit: int = 16_384) -> str:
+    """Text that PostgreSQL takes: no NUL, no lone surrogate, at most `limit` characters (head and tail kept)."""
+    text = text.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(text) <= limit:
+        return text
+    half = limit // 2 - 8
+    return f"{text[:half]}\n[…]\n{text[-half:]}"
+
+
+ENQUEUE = """
+with asked as (
+    select r.*
+    from json_to_recordset(%(rows)s::json) as r(
+        id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
+        run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
+        unique_key text, max_attempts integer)
+),
+enqueued as (
+    insert into outbox.task (
+        id, state, queue, actor, args, kwargs, options, priority, due_at, expires_at,
+        lane, lane_limit, lane_holds, unique_key, max_attempts)
+    select
+        a.id,
+        case when coalesce(a.run_at, clock_timestamp()) > clock_timestamp() or a.delay > 0 then 'scheduled' else 'pending' end,
+        a.queue, a.actor, a.args, a.kwargs, a.options, coalesce(a.priority, 0),
+        coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
+        a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.unique_key, a.max_attempts
+    from asked a
+    order by a.lane nulls first, a.unique_key nulls first
+    on conflict (unique_key) where unique_key is not null and not started do nothing
+    returning id
+)
+select a.id, coalesce(e.id, held.id)
+from asked a
+left join enqueued e on e.id = a.id
+left join outbox.task held on a.unique_key is not null and held.unique_key = a.unique_key and not held.started
+"""
+
+TAKEN = """
+select a.id, t.id
+from json_to_recordset(%(rows)s::json) as a(id uuid, unique_key text)
+join outbox.task t on t.unique_key = a.unique_key and not t.started
+"""
+
+REGISTER_QUEUES = """
+with recursive pending as (
+    (select t.queue from outbox.task t where t.state = 'pending' order by t.queue limit 1)
+    union all
+    select (select t.queue from outbox.task t where t.state = 'pending' and t.queue > p.queue order by t.queue limit 1)
+    from pending p
+    where p.queue is not null
+),
+new as (
+    insert into outbox.queue (name)
+    select p.queue from pending p
+    where p.queue is not null and not exists (select from outbox.queue q where q.name = p.queue)
+    on conflict do nothing
+    returning name, epoch, paused
+)
+select name, epoch, paused from outbox.queue
+union all
+select name, epoch, paused from new
+"""
+
+CLAIM_DUE = """
+select t.id, t.queue, convert_to(
+    '{"queue_name":' || to_json(t.queue) || ',"actor_name":' || to_json(t.actor)
+    || ',"args":' || t.args || ',"kwargs":' || t.kwargs
+    || ',"options":{"outbox_fence":"' || t.fence || '"'
+    || case
+        when t.options::text = '{}' then '}'
+        when t.options::text like '{"%%' then ',' || substr(t.options::text, 2)
+        else replace(',' || substr(t.options::jsonb::text, 2), ',}', '}') end
+    || ',"message_id":"' || t.id || '","message_timestamp":' || (extract(epoch from t.created_at) * 1000)::bigint || '}',
+    'UTF8')
+from unnest(%(queues)s::text[], %(rooms)s::int[]) as q(name, room)
+cross join lateral (
+    select *
+    from outbox.task
+    where state = 'pending' and queue = q.name
+    order by priority, due_at
+    limit q.room
+    for update skip locked
+) t
+limit %(batch)s
+"""
+
+MARK_PUBLISHED = """
+update outbox.task t
+set state = 'published', published_at = clock_timestamp(), epoch = q.epoch, reason = null
+from unnest(%(queues)s::text[], %(epochs)s::int[]) as q(name, epoch)
+where t.id = any(%(ids)s::uuid[])
+and t.state = 'pending'
+and q.name = t.queue
+returning t.id
+"""
+
+PUSH_BACK = """
+update outbox.task t
+set state = 'scheduled', refusals = t.refusals + 1, reason = r.reason,
+    due_at = clock_timestamp() + least(5 * 2 ^ least(t.refusals, 10), 600) * interval '1 second'
+from unnest(%(ids)s::uuid[], %(reasons)s::text[]) as r(id, reason)
+where t.id = r.id
+and t.state = 'pending'
+"""
+
+PROMOTE_DUE = """
+update outbox.task t
+set state = case when t.lane like 'limit/%%' then 'waiting' else 'pending' end
+where t.id in (
+    select id
+    from outbox.task
+    where state = 'scheduled' and due_at <= clock_timestamp()
+    order by due_at
+    limit %(limit)s
+    for update skip locked)
+and t.state = 'scheduled'
+returning case when t.lane like 'limit/%%' then t.lane end
+"""
+
+GRANT = """
+update outbox.task t
+set state = case when t.due_at > clock_timestamp() then 'scheduled' else 'pending' end
+where t.id in (
+    select next.id
+    from unnest(%(lanes)s::text[], %(freed)s::int[]) as l(lane, freed)
+    cross join lateral (
+        select
+            count(*) filter (where a.state in ('pending', 'published', 'running')
+                or (a.state = 'scheduled' and a.lane like 'order/%%')) as taken,
+            max(coalesce(a.lane_limit, 1)) as room
+        from outbox.task a
+        where a.lane = l.lane
+    ) now
+    cross join lateral (
+        select w.id
+        from outbox.task w
+        where w.lane = l.lane and w.state = 'waiting'
+        order by w.position
+        limit greatest(0, least(now.room - now.taken, l.freed))
+        for update skip locked
+    ) next
+    where not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds))
+and t.state = 'waiting'
+returning t.id
+"""
+
+WAITING_LANES = """
+with recursive lanes as (
+    (select t.lane from outbox.task t where t.lane is not null order by t.lane limit 1)
+    union all
+    select (select t.lane from outbox.task t where t.lane > l.lane order by t.lane limit 1)
+    from lanes l
+    where l.lane is not null
+)
+select l.lane
+from lanes l
+where l.lane is not null
+and exists (select from outbox.task t where t.lane = l.lane and t.state = 'waiting')
+limit 10000
+"""
+
+EXPIRE = """
+with gone as (
+    delete from outbox.task t
+    where t.id in (
+        select id
+        from outbox.task
+        where expires_at <= clock_timestamp() and state <> 'running'
+        order by expires_at
+        limit %(limit)s
+        for update skip locked)
+    and t.state <> 'running'
+    returning t.*
+),
+moved as (
+    insert into outbox.history
+    select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at, null,
+        clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes, losses, null, null, attempts, 'expired before it could run'
+    from gone
+)
+select lane from gone
+"""
+
+QUEUE_EPOCH = """
+with new as (
+    insert into outbox.queue (name)
+    values (%(name)s)
+    on conflict do nothing
+    returning epoch
+)
+select epoch from new
+union all
+select epoch from outbox.queue where name = %(name)s
+limit 1
+"""
+
+BEGIN_EPOCH = """
+update outbox.queue
+set epoch = epoch + 1
+where name = %(name)s and epoch = %(seen)s
+returning epoch
+"""
+
+REPUBLISH_OLDER_EPOCHS = """
+update outbox.task t
+set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
+from outbox.queue q
+where t.state = 'published'
+and t.queue = q.name
+and t.epoch < q.epoch
+returning t.id
+"""
+
+REPUBLISH_OVERTAKEN = """
+update outbox.task t
+set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
+from (
+    select through.key as queue, max(through.value::timestamptz) as claimed_through
+    from outbox.worker w
+    cross join lateral jsonb_each_text(w.claimed_through) as through
+    group by through.key
+) c
+where t.state = 'published'
+and t.queue = c.queue
+and t.published_at < c.claimed_through - %(margin)s
+returning t.id
+"""
+
+REPUBLISH_FROM_EMPTY = """
+update outbox.task t
+set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
+where t.state = 'published'
+and t.queue = %(name)s
+and t.published_at < %(before)s
+and not exists (select from outbox.worker w where w.unclaimed > 0 and %(name)s = any(w.queues))
+returning t.id
+"""
+
+RETURN_DEAD_LETTER = """
+update outbox.task t
+set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
+where t.id = %(id)s and t.fence = %(fence)s and t.state = 'published'
+returning t.id
+"""
+
+JOIN = """
+insert into outbox.worker (id, kind, host, pid, queues, threads, lease)
+values (%(worker)s, %(kind)s, %(host)s, %(pid)s, %(queues)s, %(threads)s, %(lease)s)
+"""
+
+BEAT = """
+update outbox.worker w
+set beat = w.beat + 1, beat_at = clock_timestamp(), runs = %(runs)s, running = %(running)s,
+    queues = %(queues)s, unclaimed = %(unclaimed)s, claimed_through = %(through)s
+where w.id = %(worker)s
+returning w.beat, (
+    select array_agg(t.run_id)
+    from outbox.task t
+    where t.worker_id = w.id and t.state = 'running' and t.cancel_requested)
+"""
+
+LEAVE = """
+with gone as (
+    delete from outbox.worker where id = %(worker)s returning id
+)
+update outbox.task t
+set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
+    fence = gen_random_uuid()
+from gone
+where t.worker_id = gone.id and t.state = 'running'
+"""
+
+CLAIM = """
+update outbox.task t
+set state = 'running', run_id = a.run_id, worker_id = %(worker)s, claimed_at = clock_timestamp(),
+    claimed_beat = %(beat)s, alone = %(alone)s, started = true
+from unnest(%(ids)s::uuid[], %(fences)s::uuid[], %(runs)s::uuid[]) as a(id, fence, run_id)
+where t.id = a.id
+and t.fence = a.fence
+and t.state in ('pending', 'published')
+and (not t.suspect or %(alone)s)
+and (t.expires_at is null or t.expires_at > clock_timestamp())
+and exists (select from outbox.worker w where w.id = %(worker)s)
+returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
+"""
+
+VERDICTS = """
+select a.id, case
+    when t.id is null or t.fence <> a.fence then 'stale'
+    when t.run_id = a.run_id then 'mine'
+    when t.state = 'running' then 'stale'
+    when not exists (select from outbox.worker w where w.id = %(worker)s) then 'outlawed'
+    when t.expires_at <= clock_timestamp() then 'expired'
+    when t.state not in ('pending', 'published') then 'stale'
+    when t.suspect then 'suspect'
+    else 'free' end
+from unnest(%(ids)s::uuid[], %(fences)s::uuid[], %(runs)s::uuid[]) as a(id, fence, run_id)
+left join outbox.task t on t.id = a.id
+"""
+
+CLAIMS_OF = """
+select t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
+from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
+join outbox.task t on t.id = a.id and t.run_id = a.run_id and t.state = 'running' and t.worker_id = %(worker)s
+"""
+
+GIVE_BACK = """
+update outbox.task t
+set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
+    published_at = null, epoch = null, fence = gen_random_uuid()
+from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
+where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+returning t.id
+"""
+
+RECORD_SUCCESSES = """
+with done as (
+    delete from outbox.task t
+    using unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[]) as a(id, run_id, ran, ago)
+    where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+    returning t.*, a.ran, a.ago
+),
+moved as (
+    insert into outbox.history
+    select id, 'succeeded', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at,
+        clock_timestamp() - (ago + ran) * interval '1 second', clock_timestamp() - ago * interval '1 second',
+        lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes, losses, run_id, worker_id, attempts, null
+    from done
+)
+select id, lane from done
+"""
+
+RECORD_AGAIN = """
+with failed as (
+    select *
+    from unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[], %(outcomes)s::text[],
+        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[], %(waits)s::float[])
+        as a(id, run_id, ran, ago, outcome, error, traceback, counts, wait)
+)
+update outbox.task t
+set state = 'scheduled', fence = gen_random_uuid(), due_at = clock_timestamp() + a.wait * interval '1 second',
+    failures = t.failures + a.counts, reason = a.error, suspect = false, alone = false,
+    run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null,
+    attempts = (case when jsonb_array_length(t.attempts) >= 100 then t.attempts - 0 else t.attempts end)
+        || jsonb_build_object(
+        'run', a.run_id, 'worker', t.worker_id, 'outcome', a.outcome, 'error', a.error, 'traceback', a.traceback,
+        'started_at', clock_timestamp() - (a.ago + a.ran) * interval '1 second',
+        'finished_at', clock_timestamp() - a.ago * interval '1 second')
+from failed a
+where t.id = a.id and t.run_id = a.run_id and t.state = 'running' and not t.cancel_requested
+returning t.id, case when t.lane like 'limit/%%' then t.lane end
+"""
+
+RECORD_DEAD = """
+with failed as (
+    select *
+    from unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[], %(outcomes)s::text[],
+        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[])
+        as a(id, run_id, ran, ago, outcome, error, traceback, counts)
+),
+done as (
+    delete from outbox.task t
+    using failed a
+    where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+    returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts
+),
+moved as (
+    insert into outbox.dead
+    select id, 'dead', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at,
+        clock_timestamp() - (ago + ran) * interval '1 second', clock_timestamp() - ago * interval '1 second',
+        lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures + counts, crashes, losses, run_id, worker_id,
+        attempts || jsonb_build_object(
+            'run', run_id, 'worker', worker_id, 'outcome', outcome, 'error', error, 'traceback', traceback,
+            'started_at', clock_timestamp() - (ago + ran) * interval '1 second',
+            'finished_at', clock_timestamp() - ago * interval '1 second'),
+        error
+    from done
+)
+select id, lane from done
+"""
+
+RECORD_CANCELLED = """
+with failed as (
+    select *
+    from unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[], %(outcomes)s::text[],
+        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[])
+        as a(id, run_id, ran, ago, outcome, error, traceback, counts)
+),
+done as (
+    delete from outbox.task t
+    using failed a
+    where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+    returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts
+),
+moved as (
+    insert into outbox.history
+    select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at,
+        clock_timestamp() - (ago + ran) * interval '1 second', clock_timestamp() - ago * interval '1 second',
+        lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures + counts, crashes, losses, run_id, worker_id,
+        attempts || jsonb_build_object(
+            'run', run_id, 'worker', worker_id, 'outcome', outcome, 'error', error, 'traceback', traceback,
+            'started_at', clock_timestamp() - (ago + ran) * interval '1 second',
+            'finished_at', clock_timestamp() - ago * interval '1 second'),
+        error
+    from done
+)
+select id, lane from done
+"""
+
+RESCUE_DEAD = """
+with done as (
+    delete from outbox.task t
+    where t.worker_id = %(worker)s and t.state = 'running' and t.alone and t.crashes + 1 >= %(max_crashes)s
+    returning t.*
+),
+moved as (
+    insert into outbox.dead
+    select id, 'dead', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at,
+        claimed_at, clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes + 1, losses, run_id, worker_id,
+        attempts || jsonb_build_object(
+            'run', run_id, 'worker', worker_id, 'outcome', 'crashed', 'error', 'its worker died while it ran alone',
+            'traceback', null, 'started_at', claimed_at, 'finished_at', clock_timestamp()),
+        'its worker died ' || (crashes + 1) || ' times while it ran alone'
+    from done
+)
+select id, 'dead', lane from done
+"""
+
+RESCUE_CANCELLED = """
+with done as (
+    delete from outbox.task t
+    where t.worker_id = %(worker)s and t.state = 'running' and t.cancel_requested
+    returning t.*
+),
+moved as (
+    insert into outbox.history
+    select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at,
+        claimed_at, clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes, losses, run_id, worker_id,
+        attempts || jsonb_build_object(
+            'run', run_id, 'worker', worker_id, 'outcome', 'crashed', 'error', 'its worker died', 'traceback', null,
+            'started_at', claimed_at, 'finished_at', clock_timestamp()),
+        'cancelled; its worker died'
+    from done
+)
+select id, 'cancelled', lane from done
+"""
+
+RESCUE = """
+update outbox.task t
+set state = 'pending', fence = gen_random_uuid(), suspect = true, alone = false, due_at = clock_timestamp(),
+    crashes = t.crashes + case when t.alone then 1 else 0 end, reason = 'its worker died',
+    run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null,
+    attempts = t.attempts || jsonb_build_object(
+        'run', t.run_id, 'worker', t.worker_id, 'outcome', case when t.alone then 'crashed' else 'interrupted' end,
+        'error', 'its worker died', 'traceback', null, 'started_at', t.claimed_at, 'finished_at', clock_timestamp())
+where t.worker_id = %(worker)s and t.state = 'running'
+returning t.id, 'rescued', null
+"""
+
+RESCUE_UNLISTED = """
+update outbox.task t
+set state = 'pending', fence = gen_random_uuid(), alone = false, due_at = clock_timestamp(),
+    suspect = true, reason = 'its worker does not know it',
+    run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null
+where t.state = 'running'
+and t.id in (
+    select r.id
+    from outbox.task r
+    left join outbox.worker w on w.id = r.worker_id
+    where r.state = 'running'
+    and (w.id is null or (w.beat >= r.claimed_beat + 3 and r.run_id <> all(w.runs)))
+    for update of r skip locked)
+returning t.id
+"""
+
+CANCEL = """
+with gone as (
+    delete from outbox.task t
+    where t.id = %(id)s and t.state <> 'running'
+    returning t.*
+),
+moved as (
+    insert into outbox.history
+    select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at, null,
+        clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes, losses, null, null, attempts, %(reason)s
+    from gone
+)
+select id, lane from gone
+"""
+
+REQUEST_CANCEL = """
+update outbox.task t
+set cancel_requested = true
+where t.id = %(id)s and t.state = 'running'
+returning t.id
+"""
+
+RESCHEDULE = """
+update outbox.task t
+set state = case when t.state = 'waiting' then 'waiting' else 'scheduled' end, fence = gen_random_uuid(),
+    due_at = coalesce(%(run_at)s, clock_timestamp() + %(delay)s), published_at = null, epoch = null
+where t.id = %(id)s and t.state <> 'running'
+returning t.due_at, case when t.lane like 'limit/%%' then t.lane end
+"""
+
+RETRY_DEAD = """
+with back as (
+    delete from outbox.dead d where d.id = %(id)s returning d.*
+)
+insert into outbox.task (
+    id, state, queue, actor, args, kwargs, options, priority, created_at, due_at, expires_at, lane, lane_limit,
+    lane_holds, position, unique_key, max_attempts, started, crashes, losses, attempts, reason)
+select id, 'pending', queue, actor, args, kwargs, options, priority, created_at, clock_timestamp(),
+    null, lane, lane_limit, lane_holds, case when lane_holds then position end, unique_key, max_attempts, true,
+    0, losses, attempts, 'retried by an operator'
+from back
+returning id
+"""
+
+RETRY_CANCELLED = """
+with back as (
+    delete from outbox.history h where h.id = %(id)s and h.state = 'cancelled' returning h.*
+)
+insert into outbox.task (
+    id, state, queue, actor, args, kwargs, options, priority, created_at, due_at, expires_at, lane, lane_limit,
+    lane_holds, unique_key, max_attempts, started, crashes, losses, attempts, reason)
+select id, 'pending', queue, actor, args, kwargs, options, priority, created_at, clock_timestamp(),
+    null, lane, lane_limit, lane_holds, unique_key, max_attempts, true,
+    0, losses, attempts, 'retried by an operator'
+from back
+returning id
+"""
+
+RETRY_NOW = """
+update outbox.task t
+set due_at = clock_timestamp(), fence = gen_random_uuid()
+where t.id = %(id)s and t.state = 'scheduled'
+returning t.id
+"""
+
+PAUSE_QUEUE = """
+insert into outbox.queue (name, paused, paused_by, paused_at)
+values (%(name)s, true, %(who)s, clock_timestamp())
+on conflict (name) do update
+set paused = true, paused_by = excluded.paused_by, paused_at = excluded.paused_at
+"""
+
+UNPUBLISH_QUEUE = """
+update outbox.task t
+set state = 'pending', fence = gen_random_uuid(), published_at = null, epoch = null
+where t.queue = %(name)s and t.state = 'published'
+returning t.id
+"""
+
+RESUME_QUEUE = """
+update outbox.queue
+set paused = false, paused_by = null, paused_at = null
+where name = %(name)s and paused
+returning name
+"""
+
+AUDIT = """
+insert into outbox.audit (who, action, subject, detail)
+values (%(who)s, %(action)s, %(subject)s, %(detail)s)
+"""
+
+OLD_PARTITIONS = """
+select c.relname
+from pg_inherits i
+join pg_class c on c.oid = i.inhrelid
+join pg_class p on p.oid = i.inhparent
+join pg_namespace n on n.oid = p.relnamespace
+where p.relname = 'history' and n.nspname = %(schema)s
+and c.relname ~ '^history_[0-9]{8}$'
+and substr(c.relname, 9) < %(day)s
+order by c.relname
+"""
+
+PURGE_DEAD = """
+delete from outbox.dead d
+where d.id in (select id from outbox.dead where finished_at < %(before)s order by finished_at limit %(limit)s)
+returning d.id
+"""
+
+PURGE_DEFAULT = """
+delete from outbox.history_default h
+where h.ctid = any(array(select ctid from outbox.history_default where finished_at < %(before)s limit %(limit)s))
+returning h.id
+"""

@@ -1,0 +1,71 @@
+"""Structured logs: one event a line on stderr, for people or as JSON; the standard library's loggers join in."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+__all__ = ["configure", "get_logger"]
+
+_SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
+
+
+def get_logger(name: str) -> Any:
+    """A structlog logger over the standard library: silent until the application configures logging."""
+    return structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            _hand_over,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        context_class=dict,
+        cache_logger_on_first_use=True,
+    )
+
+
+_configured = False
+_as_text = structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True)
+
+
+def _hand_over(logger: Any, method: str, event: Any) -> Any:
+    """To our formatter where `configure` set it up; as one line of text to anybody else's."""
+    if _configured:
+        return structlog.stdlib.ProcessorFormatter.wrap_for_formatter(logger, method, event)
+    text = event.pop("event")
+    for known in ("level", "logger", "timestamp"):
+        event.pop(known, None)
+    return f"{text} {_as_text(logger, method, event)}" if event else text
+
+
+def configure(style: Literal["console", "json"], level: str = "INFO") -> None:
+    """Send every log line of the process to stderr in one style. For entry points only."""
+    global _configured
+    _configured = True
+    last: Any = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    before: list[Any] = [structlog.processors.format_exc_info] if style == "json" else []
+    out = logging.StreamHandler(sys.stderr)
+    out.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_SHARED,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *before, last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [out]
+    root.setLevel(level.upper())
+    logging.getLogger("pika").setLevel(logging.ERROR)

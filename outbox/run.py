@@ -1,0 +1,93 @@
+"""The run: what an actor can know and do about the attempt that it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+if TYPE_CHECKING:
+    import dramatiq
+    from sqlalchemy.orm import Session
+
+    from outbox.models import Task
+
+__all__ = ["Outcome", "Run", "current_run"]
+
+
+class SessionMaker(Protocol):
+    """Opens the session in which a run's success is recorded."""
+
+    def __call__(self) -> Session: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a run: succeeded, failed, snoozed, interrupted, dead, cancelled."""
+
+    name: str
+    error: str = ""
+    traceback: str | None = None
+    wait: float | None = None
+    counts: bool = False
+
+
+@dataclass(eq=False)
+class Run:
+    """One attempt of a task, between its claim and its recorded outcome.
+
+    `task_id` is the id of the task everywhere (I8), `attempt` counts from 1, `failures` are those before.
+    """
+
+    task_id: UUID
+    run_id: UUID
+    attempt: int
+    failures: int
+    max_attempts: int | None
+    lane: str | None
+    message: dramatiq.Message[Any]
+    sessions: SessionMaker
+    alone: bool = False
+    held_since: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    finished: float | None = None
+    outcome: Outcome | None = None
+    children: list[Task] = field(default_factory=list)
+    after_failure: list[Task] = field(default_factory=list)
+    given_back: bool = False
+    _session: Session | None = None
+    _cancel: threading.Event = field(default_factory=threading.Event)
+
+    def session(self) -> Session:
+        """The session in which this run's success is recorded: what it writes commits with the outcome, or not at all (I9).
+
+        Opened at first use; do not commit it. If the actor raises, it is rolled back.
+        """
+        if self._session is None:
+            self._session = self.sessions()
+        return self._session
+
+    @property
+    def has_session(self) -> bool:
+        return self._session is not None
+
+    def cancel_requested(self) -> bool:
+        """Whether an operator asked for this task to be cancelled. Known within a heartbeat; raise or return then."""
+        return self._cancel.is_set()
+
+    def request_cancel(self) -> None:
+        self._cancel.set()
+
+
+_current: ContextVar[Run | None] = ContextVar("outbox_run", default=None)
+
+
+def current_run() -> Run:
+    """The run that the calling actor is. Raises LookupError outside of one."""
+    run = _current.get()
+    if run is None:
+        raise LookupError("no outbox task is running here: current_run() is for actors")
+    return run

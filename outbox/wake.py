@@ -1,0 +1,74 @@
+"""Wake-up: after a commit, from another connection, coalesced. A hint only; the relay's poll is the guarantee."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg
+from sqlalchemy.orm import Session
+
+from outbox.logs import get_logger
+
+__all__ = ["CHANNEL", "Waker", "wake"]
+
+CHANNEL = "outbox"
+log = get_logger("outbox.wake")
+
+
+class Waker:
+    """One thread, one autocommit connection: however many commits call `wake`, at most one NOTIFY is under way.
+
+    The thread lives only while there is something to say; an idle process keeps neither thread nor connection
+    busy. A NOTIFY that fails is dropped: the poll finds the rows.
+    """
+
+    def __init__(self, *connect: Any, **options: Any) -> None:
+        self._connect = (connect, options)
+        self._wanted = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def wake(self) -> None:
+        """Say that rows were committed. Returns at once."""
+        self._wanted.set()
+        if self._thread is None or not self._thread.is_alive():
+            with self._lock:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._speak, name="outbox-wake", daemon=True)
+                    self._thread.start()
+
+    def _speak(self) -> None:
+        while self._wanted.wait(timeout=300):
+            self._wanted.clear()
+            try:
+                if self._connection is None or self._connection.closed:
+                    args, options = self._connect
+                    self._connection = psycopg.connect(*args, autocommit=True, connect_timeout=5, **options)
+                self._connection.execute(f"notify {CHANNEL}")
+            except psycopg.Error as error:
+                log.debug("wake-up not sent, the poll will find the rows", error=str(error))
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = None
+                self._wanted.wait(timeout=1)
+        if self._connection is not None:
+            self._connection.close()
+
+
+_wakers: dict[str, Waker] = {}
+
+
+def wake(session: Session) -> None:
+    """Wake the relay of the database that this session is bound to."""
+    bind = session.get_bind()
+    url = bind.engine.url
+    key = url.render_as_string(hide_password=False)
+    waker = _wakers.get(key)
+    if waker is None:
+        args, options = bind.dialect.create_connect_args(url)
+        for ours in ("autocommit", "connect_timeout"):
+            options.pop(ours, None)
+        waker = _wakers[key] = Waker(*args, **options)
+    waker.wake()
