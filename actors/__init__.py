@@ -1,0 +1,1 @@
+"""What leaves the house: mail, webhooks, receipts, statistics."""
