@@ -162,6 +162,7 @@ class Postgres:
             words,
             env=_environment(),
             cwd="/",
+            start_new_session=True,  # Ctrl-C in the terminal is the supervisor's alone
             user=account.uid if account else None,
             group=account.gid if account else None,
             extra_groups=[] if account else None,
