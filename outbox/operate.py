@@ -1,0 +1,120 @@
+"""What operators do to tasks and queues: each one a transition of the ledger and its line in the audit, together.
+
+All functions take a psycopg connection and leave the transaction to their caller: the act and its audit line
+commit together or not at all.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from outbox.errors import ArgumentError, OutboxError, TaskNotFound, WrongState
+from outbox.ledger import Conn, Ledger
+from outbox.reads import Reader, TaskView
+
+__all__ = ["QueueNotFound", "cancel", "pause_queue", "reschedule", "resume_queue", "retry"]
+
+
+class QueueNotFound(OutboxError, LookupError):
+    """No queue of this name is registered, used or listened to."""
+
+
+def retry(conn: Conn, ledger: Ledger, id: UUID, *, who: str) -> None:
+    """The task is due at once: same id, new fence, its attempts kept. For dead, cancelled and scheduled ones.
+
+    Raises TaskNotFound or WrongState; then nothing changed.
+    """
+    before = _look(conn, ledger, id)
+    if not ledger.retry(conn, id):
+        raise WrongState(_why_no_retry(before))
+    ledger.audit(conn, who=who, action="retry", subject=str(id), was=before.state)
+
+
+def cancel(
+    conn: Conn, ledger: Ledger, id: UUID, *, who: str, reason: str | None = None
+) -> Literal["cancelled", "requested"]:
+    """`cancelled`: it had not started and never will. `requested`: it runs; it is cancelled unless it succeeds first.
+
+    Raises TaskNotFound or WrongState; then nothing changed.
+    """
+    before = _look(conn, ledger, id)
+    outcome = ledger.cancel(conn, id, reason=reason or f"cancelled by {who}")
+    if outcome is None:
+        raise WrongState(f"Task {id} is {before.state}: only an unfinished task can be cancelled.")
+    ledger.audit(conn, who=who, action="cancel", subject=str(id), was=before.state, outcome=outcome, reason=reason)
+    return "cancelled" if outcome == "cancelled" else "requested"
+
+
+def reschedule(
+    conn: Conn,
+    ledger: Ledger,
+    id: UUID,
+    *,
+    who: str,
+    run_at: datetime | None = None,
+    delay: timedelta | None = None,
+) -> datetime:
+    """The task is due at `run_at`, or `delay` from now by the database's clock. Answers when.
+
+    Raises ArgumentError unless exactly one of the two is given and makes sense; TaskNotFound or WrongState.
+    """
+    _check_time(run_at, delay)
+    before = _look(conn, ledger, id)
+    due = ledger.reschedule(conn, id, run_at=run_at, delay=delay)
+    if due is None:
+        raise WrongState(_why_no_reschedule(before))
+    ledger.audit(conn, who=who, action="reschedule", subject=str(id), was=before.due_at, due_at=due)
+    return due
+
+
+def pause_queue(conn: Conn, ledger: Ledger, name: str, *, who: str) -> int:
+    """Nothing of this queue starts any more until it is resumed; what runs, ends. Answers how many messages went stale.
+
+    Raises QueueNotFound.
+    """
+    known = [queue.name for queue in Reader(ledger.schema).queues(conn)]
+    if name not in known:
+        raise QueueNotFound(f"No queue is named {name!r}; known: {', '.join(known) or 'none'}.")
+    unpublished = ledger.pause_queue(conn, name, who=who)
+    ledger.audit(conn, who=who, action="pause queue", subject=f"queue/{name}")
+    return unpublished
+
+
+def resume_queue(conn: Conn, ledger: Ledger, name: str, *, who: str) -> None:
+    """The queue's tasks start again. Raises QueueNotFound, or WrongState when it is not paused."""
+    if not ledger.resume_queue(conn, name):
+        known = [queue.name for queue in Reader(ledger.schema).queues(conn)]
+        if name in known:
+            raise WrongState(f"Queue {name} is not paused.")
+        raise QueueNotFound(f"No queue is named {name!r}; known: {', '.join(known) or 'none'}.")
+    ledger.audit(conn, who=who, action="resume queue", subject=f"queue/{name}")
+
+
+def _look(conn: Conn, ledger: Ledger, id: UUID) -> TaskView:
+    task = Reader(ledger.schema).task(conn, id)
+    if task is None:
+        raise TaskNotFound(f"No task has the id {id}: it never was, or its retention is over.")
+    return task
+
+
+def _why_no_retry(task: TaskView) -> str:
+    if task.state == "succeeded":
+        return f"Task {task.id} is succeeded: only a dead, cancelled, scheduled or retrying task can be retried."
+    return f"Task {task.id} is {task.state}: it will run without a retry."
+
+
+def _why_no_reschedule(task: TaskView) -> str:
+    if task.finished_at is None:
+        return f"Task {task.id} has been claimed by a worker: it can be cancelled, not moved."
+    return f"Task {task.id} is {task.state}: only a task that has not started can be moved. Retry it instead."
+
+
+def _check_time(run_at: datetime | None, delay: timedelta | None) -> None:
+    if (run_at is None) == (delay is None):
+        raise ArgumentError("reschedule needs run_at or delay, and not both.")
+    if run_at is not None and (run_at.tzinfo is None or run_at.year >= 9000):
+        raise ArgumentError("run_at must be a datetime with a time zone, before the year 9000.")
+    if delay is not None and not timedelta(0) <= delay <= timedelta(days=36500):
+        raise ArgumentError("delay must lie between zero and a hundred years.")

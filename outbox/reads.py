@@ -1,0 +1,583 @@
+"""What people look at: tasks, queues, workers, schedules, figures. Nothing here changes anything.
+
+Each statement stands in full under the class, with its cost. All functions take a psycopg connection, and see
+what its transaction sees.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, get_args
+from uuid import UUID
+
+from outbox.errors import ArgumentError, TaskNotFound
+from outbox.ledger import Conn
+
+__all__ = [
+    "CAP", "PUBLIC_STATES", "ActorFigures", "AttemptView", "Count", "PublicState", "QueueView", "Reader",
+    "ScheduleView", "Stats", "TaskView", "WorkerView",
+]  # fmt: skip
+
+PublicState = Literal[
+    "scheduled", "waiting", "pending", "published", "running", "retrying", "succeeded", "dead", "cancelled"
+]
+PUBLIC_STATES: tuple[PublicState, ...] = get_args(PublicState)
+
+#: Counts of a backlog stop here: exact below, "10000+" from here on. Nobody pays for a number that nobody reads.
+CAP = 10_000
+
+#: In which stored states a public state is found.
+_STORED = {
+    "scheduled": ("scheduled",), "retrying": ("scheduled",), "waiting": ("waiting",), "pending": ("pending",),
+    "published": ("published", "running"), "running": ("running",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One run of a task that ended: what came of it, and where."""
+
+    run: UUID | None
+    worker: UUID | None
+    outcome: str
+    error: str | None
+    traceback: str | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as the world sees it, wherever its row is. `attempts` is empty in lists."""
+
+    id: UUID
+    state: PublicState
+    actor: str
+    queue: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    priority: int
+    created_at: datetime
+    due_at: datetime
+    published_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    expires_at: datetime | None
+    failures: int
+    crashes: int
+    losses: int
+    max_attempts: int | None
+    ordering_key: str | None
+    concurrency_key: str | None
+    unique_key: str | None
+    cancel_requested: bool
+    reason: str | None
+    worker_id: UUID | None
+    attempts: list[AttemptView] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many; `at_least` when counting stopped at the cap."""
+
+    number: int
+    at_least: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.number}+" if self.at_least else str(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """A queue: unfinished tasks by public state, and for how long the oldest due one has waited for the relay."""
+
+    name: str
+    paused: bool
+    paused_by: str | None
+    paused_at: datetime | None
+    epoch: int
+    workers: int
+    oldest_due: timedelta | None
+    counts: dict[str, Count]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A living process, of whatever kind. `silent` is the time since its last heartbeat, by the database's clock."""
+
+    id: UUID
+    kind: str
+    host: str
+    pid: int
+    queues: list[str]
+    threads: int
+    started_at: datetime
+    beat_at: datetime
+    silent: timedelta
+    lease: timedelta
+    held: int
+    running: list[UUID]
+
+    @property
+    def alive(self) -> bool:
+        """Whether its heartbeats arrive. Only the rescuer, who watches the counter, may declare it dead."""
+        return self.silent < 2 * self.lease
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleView:
+    """A cron schedule and its last fire."""
+
+    name: str
+    actor: str
+    queue: str
+    cron: str
+    zone: str
+    missed: str
+    missed_limit: int
+    paused: bool
+    retired: bool
+    declared_at: datetime
+    fired_through: datetime
+    last_fire_at: datetime | None
+    last_outcome: str | None
+    last_task_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActorFigures:
+    """What ended in the period. Durations are of succeeded runs, from start to end; None without any."""
+
+    actor: str
+    succeeded: int
+    dead: int
+    cancelled: int
+    failures: int
+    p50: timedelta | None
+    p95: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Figures of the period from `since` to `until`, both by the database's clock."""
+
+    since: datetime
+    until: datetime
+    total: ActorFigures
+    actors: list[ActorFigures]
+
+    @property
+    def per_minute(self) -> float:
+        """Tasks finished (succeeded, dead or cancelled) a minute."""
+        minutes = (self.until - self.since) / timedelta(minutes=1)
+        return (self.total.succeeded + self.total.dead + self.total.cancelled) / minutes if minutes > 0 else 0.0
+
+
+class Reader:
+    """The statements, bound to a schema."""
+
+    def __init__(self, schema: str = "outbox") -> None:
+        self.schema = schema
+
+    def _run(self, conn: Conn, sql: str, **params: Any) -> list[Any]:
+        """Never prepared: each run is planned for its own filters, so that those not given cost nothing."""
+        text = sql if self.schema == "outbox" else sql.replace("outbox.", f"{self.schema}.")
+        return conn.execute(text, params, prepare=False).fetchall()
+
+    def tasks(
+        self,
+        conn: Conn,
+        *,
+        states: Sequence[str] | None = None,
+        actor: str | None = None,
+        queue: str | None = None,
+        since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[TaskView], str | None]:
+        """A page of tasks, newest id first, and the cursor of the next page (None at the end).
+
+        `since` is about `created_at`. Filters narrow what is shown, not what is read: see the statement's cost.
+        Raises ArgumentError for an unknown state, a bad cursor, a limit outside 1 to 1000.
+        """
+        if not 1 <= limit <= 1000:
+            raise ArgumentError("limit must be a whole number from 1 to 1000.")
+        if since is not None and since.tzinfo is None:
+            raise ArgumentError("since must be a datetime with a time zone, such as datetime.now(UTC).")
+        wanted = _states(states)
+        stored = sorted({each for state in wanted for each in _STORED.get(state, ())})
+        more = limit + 1
+        rows = self._run(
+            conn, TASKS, states=wanted, stored=stored, actor=actor, queue=queue, since=since, before=_id_of(cursor),
+            hot=more if stored else 0, cold=more if {"succeeded", "cancelled"} & set(wanted) else 0,
+            dead=more if "dead" in wanted else 0, more=more,
+        )  # fmt: skip
+        views = [_task(row) for row in rows[:limit]]
+        return views, _cursor_of(views[-1].id) if len(rows) > limit else None
+
+    def task(self, conn: Conn, id: UUID) -> TaskView | None:
+        """The task with all its attempts, the oldest first, or None when nothing with this id is known."""
+        rows = self._run(conn, TASK, id=id)
+        return _task(rows[0][:-2], attempts=rows[0][-2], run=rows[0][-1]) if rows else None
+
+    def resolve(self, conn: Conn, prefix: str) -> UUID:
+        """The id that begins with these hexadecimal digits. A whole id is answered without a look.
+
+        Raises ArgumentError when it is not hexadecimal or fits more than one task, TaskNotFound when none.
+        """
+        digits = prefix.strip().lower().replace("-", "")
+        if not digits or len(digits) > 32 or set(digits) - set("0123456789abcdef"):
+            raise ArgumentError(f"{prefix!r} is not a task id, nor the beginning of one.")
+        if len(digits) == 32:
+            return UUID(digits)
+        rows = self._run(conn, RESOLVE, low=UUID(digits.ljust(32, "0")), high=UUID(digits.ljust(32, "f")))
+        if not rows:
+            raise TaskNotFound(f"No task's id begins with {prefix}.")
+        if len(rows) > 1:
+            some = ", ".join(str(id) for (id,) in rows[:3])
+            raise ArgumentError(f"{prefix} fits more than one task ({some}, …): give more digits.")
+        return UUID(str(rows[0][0]))
+
+    def queues(self, conn: Conn) -> list[QueueView]:
+        """Every queue that is registered, has unfinished tasks, or is listened to."""
+        counts: dict[str, dict[str, Count]] = {}
+        for name, state, number, at_least in self._run(conn, QUEUE_COUNTS, cap=CAP, more=CAP + 1):
+            counts.setdefault(name, {})[state] = Count(min(number, CAP), at_least)
+        return [QueueView(*[*row, counts.get(row[0], {})]) for row in self._run(conn, QUEUES, more=CAP + 1)]
+
+    def workers(self, conn: Conn) -> list[WorkerView]:
+        """Every process with a row: workers, relays, schedulers; the longest living first."""
+        return [WorkerView(*row) for row in self._run(conn, WORKERS)]
+
+    def schedules(self, conn: Conn) -> list[ScheduleView]:
+        """Every schedule with its last fire, by name; retired ones too."""
+        return [ScheduleView(*row) for row in self._run(conn, SCHEDULES)]
+
+    def stats(self, conn: Conn, since: datetime) -> Stats:
+        """What ended since then, in all and by actor."""
+        rows = self._run(conn, STATS, since=since)
+        until = rows[0][0]
+        figures = [ActorFigures(*row[1:]) for row in rows]
+        return Stats(since=since, until=until, total=figures[0], actors=figures[1:])
+
+
+def _states(states: Sequence[str] | None) -> list[str]:
+    unknown = [state for state in states or () if state not in PUBLIC_STATES]
+    if unknown:
+        raise ArgumentError(f"{unknown[0]!r} is not a state of a task; these are: {', '.join(PUBLIC_STATES)}.")
+    return list(states or PUBLIC_STATES)
+
+
+def _cursor_of(id: UUID) -> str:
+    return base64.urlsafe_b64encode(id.bytes).decode().rstrip("=")
+
+
+def _id_of(cursor: str | None) -> UUID | None:
+    if cursor is None:
+        return None
+    try:
+        found = UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error):
+        found = None
+    if found is None or _cursor_of(found) != cursor:
+        raise ArgumentError("This cursor is not one of ours: take `next_cursor` of the page before, unchanged.")
+    return found
+
+
+def _task(row: Sequence[Any], *, attempts: Sequence[dict[str, Any]] = (), run: UUID | None = None) -> TaskView:
+    *before, lane, unique_key, cancel_requested, reason, worker_id = row
+    ordering = lane.removeprefix("order/") if lane and lane.startswith("order/") else None
+    concurrency = lane.removeprefix("limit/") if lane and lane.startswith("limit/") else None
+    ended = [_attempt(each) for each in attempts]
+    view = TaskView(
+        *[*before, ordering, concurrency, unique_key, cancel_requested, reason, worker_id, ended],
+    )
+    if run is not None and view.state == "succeeded":
+        ended.append(AttemptView(run, worker_id, "succeeded", None, None, view.started_at, view.finished_at))
+    return view
+
+
+def _attempt(row: dict[str, Any]) -> AttemptView:
+    return AttemptView(
+        run=_maybe(UUID, row.get("run")),
+        worker=_maybe(UUID, row.get("worker")),
+        outcome=row["outcome"],
+        error=row.get("error"),
+        traceback=row.get("traceback"),
+        started_at=_maybe(datetime.fromisoformat, row.get("started_at")),
+        finished_at=_maybe(datetime.fromisoformat, row.get("finished_at")),
+    )
+
+
+def _maybe(read: Any, value: str | None) -> Any:
+    return None if value is None else read(value)
+
+
+# Cost without filters: the newest `limit` entries of each table's index on id; in the history, one index descent a
+# partition. With filters: rows are read from the newest down until `limit` fit; `since` spares the partitions before
+# it. A state kept by a partial index alone (running, say) is read from that. Claimed is not yet started: the world sees
+# `running` when the worker's heartbeat lists it.
+TASKS = """
+select *
+from (
+    (
+        select t.id, s.state, t.actor, t.queue, t.args, t.kwargs, t.options, t.priority, t.created_at, t.due_at,
+            t.published_at, case when s.state = 'running' then t.claimed_at end as started_at,
+            null::timestamptz as finished_at, t.expires_at, t.failures, t.crashes, t.losses, t.max_attempts, t.lane,
+            t.unique_key, t.cancel_requested, t.reason, t.worker_id
+        from outbox.task t
+        left join outbox.worker w on w.id = t.worker_id
+        cross join lateral (
+            select case
+                when t.state = 'scheduled' and t.failures > 0 then 'retrying'
+                when t.state = 'running' and not coalesce(t.run_id = any(w.running), true) then 'published'
+                else t.state end as state
+        ) s
+        where t.state = any(%(stored)s::text[])
+        and s.state = any(%(states)s::text[])
+        and (%(before)s::uuid is null or t.id < %(before)s::uuid)
+        and (%(actor)s::text is null or t.actor = %(actor)s::text)
+        and (%(queue)s::text is null or t.queue = %(queue)s::text)
+        and (%(since)s::timestamptz is null or t.created_at >= %(since)s::timestamptz)
+        order by t.id desc
+        limit %(hot)s
+    )
+    union all
+    (
+        select h.id, h.state, h.actor, h.queue, h.args, h.kwargs, h.options, h.priority, h.created_at, h.due_at,
+            h.published_at, h.started_at, h.finished_at, h.expires_at, h.failures, h.crashes, h.losses,
+            h.max_attempts, h.lane, h.unique_key, false, h.reason, h.worker_id
+        from outbox.history h
+        where h.state = any(%(states)s::text[])
+        and (%(before)s::uuid is null or h.id < %(before)s::uuid)
+        and (%(actor)s::text is null or h.actor = %(actor)s::text)
+        and (%(queue)s::text is null or h.queue = %(queue)s::text)
+        and (%(since)s::timestamptz is null
+            or (h.created_at >= %(since)s::timestamptz and h.finished_at >= %(since)s::timestamptz))
+        order by h.id desc
+        limit %(cold)s
+    )
+    union all
+    (
+        select d.id, d.state, d.actor, d.queue, d.args, d.kwargs, d.options, d.priority, d.created_at, d.due_at,
+            d.published_at, d.started_at, d.finished_at, d.expires_at, d.failures, d.crashes, d.losses,
+            d.max_attempts, d.lane, d.unique_key, false, d.reason, d.worker_id
+        from outbox.dead d
+        where (%(before)s::uuid is null or d.id < %(before)s::uuid)
+        and (%(actor)s::text is null or d.actor = %(actor)s::text)
+        and (%(queue)s::text is null or d.queue = %(queue)s::text)
+        and (%(since)s::timestamptz is null or d.created_at >= %(since)s::timestamptz)
+        order by d.id desc
+        limit %(dead)s
+    )
+) a
+order by id desc
+limit %(more)s
+"""
+
+# Cost: one index descent a table, and one a partition of the history.
+TASK = """
+select t.id, case
+        when t.state = 'scheduled' and t.failures > 0 then 'retrying'
+        when t.state = 'running' and not coalesce(t.run_id = any(w.running), true) then 'published'
+        else t.state end,
+    t.actor, t.queue, t.args, t.kwargs, t.options, t.priority, t.created_at, t.due_at, t.published_at,
+    case when t.run_id = any(w.running) then t.claimed_at end, null::timestamptz, t.expires_at, t.failures, t.crashes,
+    t.losses, t.max_attempts, t.lane, t.unique_key, t.cancel_requested, t.reason, t.worker_id, t.attempts, t.run_id
+from outbox.task t
+left join outbox.worker w on w.id = t.worker_id
+where t.id = %(id)s
+union all
+select h.id, h.state, h.actor, h.queue, h.args, h.kwargs, h.options, h.priority, h.created_at, h.due_at,
+    h.published_at, h.started_at, h.finished_at, h.expires_at, h.failures, h.crashes, h.losses, h.max_attempts,
+    h.lane, h.unique_key, false, h.reason, h.worker_id, h.attempts, h.run_id
+from outbox.history h
+where h.id = %(id)s
+union all
+select d.id, d.state, d.actor, d.queue, d.args, d.kwargs, d.options, d.priority, d.created_at, d.due_at,
+    d.published_at, d.started_at, d.finished_at, d.expires_at, d.failures, d.crashes, d.losses, d.max_attempts,
+    d.lane, d.unique_key, false, d.reason, d.worker_id, d.attempts, d.run_id
+from outbox.dead d
+where d.id = %(id)s
+limit 1
+"""
+
+# Cost: as above; at most four entries of each index.
+RESOLVE = """
+select id
+from (
+    (select t.id from outbox.task t where t.id between %(low)s and %(high)s order by t.id limit 4)
+    union all
+    (select h.id from outbox.history h where h.id between %(low)s and %(high)s order by h.id limit 4)
+    union all
+    (select d.id from outbox.dead d where d.id between %(low)s and %(high)s order by d.id limit 4)
+) a
+order by id
+limit 4
+"""
+
+# Cost: for each queue, up to `more` entries of the indexes on pending and on published rows; what runs, which the
+# workers' threads bound; and the first `more` scheduled and waiting ones of all queues together.
+QUEUE_COUNTS = """
+with recursive pending as (
+    (select t.queue from outbox.task t where t.state = 'pending' order by t.queue limit 1)
+    union all
+    select (
+        select t.queue from outbox.task t where t.state = 'pending' and t.queue > p.queue order by t.queue limit 1)
+    from pending p
+    where p.queue is not null
+),
+published as (
+    (select t.queue from outbox.task t where t.state = 'published' order by t.queue limit 1)
+    union all
+    select (
+        select t.queue from outbox.task t where t.state = 'published' and t.queue > p.queue order by t.queue limit 1)
+    from published p
+    where p.queue is not null
+),
+scheduled as materialized (
+    select t.queue, case when t.failures > 0 then 'retrying' else 'scheduled' end as state
+    from outbox.task t
+    where t.state = 'scheduled'
+    order by t.due_at
+    limit %(more)s
+),
+waiting as materialized (
+    select t.queue from outbox.task t where t.lane is not null and t.state = 'waiting' limit %(more)s
+),
+found as (
+    select p.queue, 'pending' as state, n.number, n.number > %(cap)s as at_least
+    from pending p
+    cross join lateral (
+        select count(*) as number
+        from (select from outbox.task t where t.state = 'pending' and t.queue = p.queue limit %(more)s) c
+    ) n
+    where p.queue is not null
+    union all
+    select p.queue, 'published', n.number, n.number > %(cap)s
+    from published p
+    cross join lateral (
+        select count(*) as number
+        from (select from outbox.task t where t.state = 'published' and t.queue = p.queue limit %(more)s) c
+    ) n
+    where p.queue is not null
+    union all
+    select t.queue, case when coalesce(t.run_id = any(w.running), true) then 'running' else 'published' end,
+        count(*), false
+    from outbox.task t
+    left join outbox.worker w on w.id = t.worker_id
+    where t.state = 'running'
+    group by 1, 2
+    union all
+    select s.queue, s.state, count(*), (select count(*) from scheduled) > %(cap)s
+    from scheduled s
+    group by 1, 2
+    union all
+    select w.queue, 'waiting', count(*), (select count(*) from waiting) > %(cap)s
+    from waiting w
+    group by 1
+)
+select queue, state, sum(number)::integer, bool_or(at_least) or sum(number) > %(cap)s
+from found
+group by queue, state
+"""
+
+# Cost: for each queue, one index entry a priority in use; and the first `more` scheduled rows of all queues together.
+QUEUES = """
+with recursive pending as (
+    (select t.queue, t.priority, t.due_at
+    from outbox.task t
+    where t.state = 'pending'
+    order by t.queue, t.priority, t.due_at
+    limit 1)
+    union all
+    select next.*
+    from pending p
+    cross join lateral (
+        select t.queue, t.priority, t.due_at
+        from outbox.task t
+        where t.state = 'pending' and (t.queue, t.priority) > (p.queue, p.priority)
+        order by t.queue, t.priority, t.due_at
+        limit 1
+    ) next
+),
+overdue as (
+    select s.queue, s.due_at
+    from (
+        select t.queue, t.due_at from outbox.task t where t.state = 'scheduled' order by t.due_at limit %(more)s
+    ) s
+),
+due as (
+    select queue, min(due_at) filter (where due_at <= clock_timestamp()) as oldest
+    from (select queue, due_at from pending union all select queue, due_at from overdue) a
+    group by queue
+),
+names as (
+    select name from outbox.queue
+    union
+    select queue from due
+    union
+    select unnest(w.queues) from outbox.worker w
+)
+select n.name, coalesce(q.paused, false), q.paused_by, q.paused_at, coalesce(q.epoch, 0),
+    (select count(*)::integer from outbox.worker w where w.kind = 'worker' and n.name = any(w.queues)),
+    greatest(clock_timestamp() - d.oldest, interval '0')
+from names n
+left join outbox.queue q on q.name = n.name
+left join due d on d.queue = n.name
+order by n.name
+"""
+
+# Cost: the table of processes, and what they run.
+WORKERS = """
+select w.id, w.kind, w.host, w.pid, w.queues, w.threads, w.started_at, w.beat_at,
+    greatest(clock_timestamp() - w.beat_at, interval '0'), w.lease * interval '1 second', cardinality(w.runs),
+    array(
+        select t.id
+        from outbox.task t
+        where t.worker_id = w.id and t.state = 'running' and t.run_id = any(w.running)
+        order by t.claimed_at)
+from outbox.worker w
+order by w.kind, w.started_at
+"""
+
+# Cost: the table of schedules, one index entry of the fires for each.
+SCHEDULES = """
+select s.name, s.actor, s.queue, s.cron, s.zone, s.missed, s.missed_limit, s.paused, s.retired, s.declared_at,
+    s.fired_through, f.fire_at, f.outcome, f.task_id
+from outbox.schedule s
+left join lateral (
+    select * from outbox.fire f where f.schedule = s.name order by f.fire_at desc limit 1
+) f on true
+order by s.retired, s.name
+"""
+
+# Cost: every row of the history's partitions from the day of `since` on; of the dead, those since.
+# The first row is the total.
+STATS = """
+with ended as (
+    select h.actor, h.state, h.failures,
+        case when h.state = 'succeeded' then extract(epoch from h.finished_at - h.started_at)::float end as ran
+    from outbox.history h
+    where h.finished_at >= %(since)s
+    union all
+    select d.actor, d.state, d.failures, null
+    from outbox.dead d
+    where d.finished_at >= %(since)s
+)
+select clock_timestamp(), coalesce(actor, ''),
+    (count(*) filter (where state = 'succeeded'))::integer,
+    (count(*) filter (where state = 'dead'))::integer,
+    (count(*) filter (where state = 'cancelled'))::integer,
+    coalesce(sum(failures), 0)::integer,
+    percentile_cont(0.5) within group (order by ran) * interval '1 second',
+    percentile_cont(0.95) within group (order by ran) * interval '1 second'
+from ended
+group by grouping sets ((), (actor))
+order by grouping(actor) desc, count(*) desc, actor
+"""
