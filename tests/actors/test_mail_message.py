@@ -1,0 +1,225 @@
+"""Addresses, headers and the bytes of a mail."""
+
+import json
+import re
+from datetime import UTC, datetime
+from email import message_from_bytes, message_from_string, policy
+from email.message import EmailMessage
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from actors.mail import headers
+from actors.mail.address import AddressRefused, parse
+from actors.mail.headers import HeaderRefused
+from actors.mail.message import Attachment, Draft, Mailbox, MessageRefused, build
+
+SAMPLES = Path(__file__).parent / "samples"
+ADDRESSES = json.loads((SAMPLES / "mail_addresses.json").read_text())
+HEADERS = json.loads((SAMPLES / "mail_headers.json").read_text())
+MAIL_ID = UUID("0199a5b0-0000-7000-8000-000000000001")
+DATE = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
+SHOP = Mailbox(parse("shop@example.com"), "The Shop")
+ADA = Mailbox(parse("ada@example.org"))
+ANY_TEXT = st.text(st.characters(), max_size=200)
+
+
+def drafted(**changes: object) -> Draft:
+    return Draft(**{"sender": SHOP, "to": ADA, "subject": "Hello", "text": "Hi", **changes})  # type: ignore[arg-type]
+
+
+def built(**changes: object) -> bytes:
+    return build(drafted(**changes), mail_id=MAIL_ID, date=DATE)
+
+
+def read(raw: bytes) -> EmailMessage:
+    message = message_from_bytes(raw, policy=policy.SMTPUTF8)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+class TestAddresses:
+    @pytest.mark.parametrize("sample", ADDRESSES, ids=lambda sample: ascii(sample["input"])[:50])
+    def test_every_sample_gets_its_verdict(self, sample: dict[str, str]) -> None:
+        try:
+            parse(sample["input"])
+        except AddressRefused:
+            assert sample["verdict"] == "reject", sample["why"]
+        else:
+            assert sample["verdict"] == "accept", sample["why"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "a@x.com,b@y.com",
+            "b@x.com> NOTIFY=NEVER",
+            "b@x.com> SIZE=1",
+            "a\u2028@example.com",
+            "a\u00a0b@example.com",
+            "a\\b@example.com",
+            "a@@example.com",
+            "a@b@example.com",
+            "a@example..com",
+            "a@127.0.0.1",
+            "\ud800@example.com",
+            "a@\ud800.com",
+            "a@exa\u200bmple.com",
+            "a" * 60 + "@" + "b" * 60 + "." + "c" * 60 + "." + "d" * 60 + "." + "e" * 60 + ".com",
+        ],
+    )
+    def test_further_ways_to_a_second_recipient_or_parameter_are_refused(self, text: str) -> None:
+        with pytest.raises(AddressRefused):
+            parse(text)
+
+    def test_an_international_domain_becomes_ascii_and_needs_no_extension(self) -> None:
+        address = parse("Ada@MÜNCHEN.de")
+        assert str(address) == "Ada@xn--mnchen-3ya.de"
+        assert not address.international
+        assert parse("ü@example.com").international
+
+    def test_the_refusal_never_repeats_the_input(self) -> None:
+        for sample in ADDRESSES:
+            if sample["verdict"] == "reject" and len(sample["input"]) > 3:
+                with pytest.raises(AddressRefused) as refusal:
+                    parse(sample["input"])
+                assert sample["input"] not in str(refusal.value)
+
+    @given(st.one_of(st.text(max_size=40), st.from_regex(r"[ -~\u00fc]{1,10}@[ -~]{1,10}\.com")))
+    def test_whatever_is_accepted_stays_itself_and_fits_between_angle_brackets(self, text: str) -> None:
+        try:
+            address = parse(text)
+        except AddressRefused:
+            return
+        assert parse(str(address)) == address
+        assert not re.search(r'[\s<>,;:"()\\]', str(address))
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("sample", HEADERS, ids=lambda s: ascii(s["name"] + ": " + s["value"])[:40])
+    def test_every_sample_gets_its_verdict(self, sample: dict[str, str]) -> None:
+        try:
+            headers.check(sample["name"], sample["value"])
+        except HeaderRefused:
+            assert sample["verdict"] == "reject"
+        else:
+            assert sample["verdict"] == "accept"
+
+    @pytest.mark.parametrize(
+        "name", ["to", "BCC", "Message-Id", "X A", "", "X" * 77, "Ж", "Resent-To", "DKIM-Signature"]
+    )
+    def test_structural_and_malformed_names_are_refused(self, name: str) -> None:
+        with pytest.raises(HeaderRefused):
+            headers.check(name, "x")
+
+    def test_a_custom_header_cannot_repeat_one_that_is_there(self) -> None:
+        with pytest.raises(HeaderRefused):
+            built(headers={"Subject": "again"})
+
+    @given(ANY_TEXT)
+    @example("x\r\nBcc: eve@example.net")
+    @example("x\n\nbody")
+    def test_no_subject_can_add_a_header_or_change_another(self, subject: str) -> None:
+        try:
+            raw = built(subject=subject)
+        except HeaderRefused:
+            return
+        message = read(raw)
+        assert message.keys() == read(built()).keys()
+        assert message["To"] == "ada@example.org"
+        assert message.get_content().strip() == "Hi"
+
+    @given(ANY_TEXT)
+    @example('Eve" <eve@example.net>, "x')
+    @example("a, " * 60)
+    @example("Ж, <eve@example.net>" * 9)
+    def test_no_display_name_can_add_a_recipient(self, name: str) -> None:
+        try:
+            raw = built(to=Mailbox(ADA.address, name))
+        except (HeaderRefused, MessageRefused):
+            return
+        assert [a.addr_spec for a in read(raw)["To"].addresses] == ["ada@example.org"]
+
+
+class TestBytes:
+    def test_the_same_draft_gives_the_same_bytes(self) -> None:
+        everything = {"html": "<p>Hi</p>", "attachments": [Attachment("a.pdf", "application/pdf", b"%PDF")]}
+        assert built(**everything) == built(**everything)
+
+    def test_the_message_id_and_the_date_are_the_mails_own(self) -> None:
+        message = read(built())
+        assert message["Message-ID"] == f"<{MAIL_ID}@example.com>"
+        assert message["Date"].datetime == DATE
+
+    def test_text_html_and_attachments_are_read_back(self) -> None:
+        pdf = bytes(range(256)) * 10
+        message = read(
+            built(
+                subject="Grüße — Жук",
+                text="Grüße\r\n.\r\nFrom here\rend",
+                html="<p>" + "é" * 2000 + "</p>",
+                attachments=[
+                    Attachment("Rechnung Жук.pdf", "application/pdf", pdf),
+                    Attachment("a.txt", "text/plain", b"bare\rcr and\nlf\n"),
+                ],
+            )
+        )
+        assert message["Subject"] == "Grüße — Жук"
+        plain, html = message.get_body(("plain",)), message.get_body(("html",))
+        assert plain is not None
+        assert html is not None
+        assert plain.get_content().splitlines() == ["Grüße", ".", "From here", "end"]
+        assert html.get_content().strip() == "<p>" + "é" * 2000 + "</p>"
+        first, second = message.iter_attachments()
+        assert (first.get_filename(), first.get_payload(decode=True)) == ("Rechnung Жук.pdf", pdf)
+        assert second.get_payload(decode=True) == b"bare\rcr and\nlf\n"
+
+    def test_the_bytes_are_seven_bit_unless_an_address_needs_utf_8(self) -> None:
+        assert built(subject="Жук", text="Жук", html="<b>Жук").isascii()
+        international = built(to=Mailbox(parse("жук@example.com")))
+        assert "жук@example.com".encode() in international
+        # BytesParser does not decode what RFC 6532 allows in headers.
+        message = message_from_string(international.decode(), policy=policy.SMTPUTF8)
+        assert message["To"].addresses[0].addr_spec == "жук@example.com"
+
+    @pytest.mark.parametrize(
+        "attachment",
+        [
+            Attachment("", "application/pdf", b""),
+            Attachment("a\r\nb", "application/pdf", b""),
+            Attachment("../a", "application/pdf", b""),
+            Attachment('a"b', "application/pdf", b""),
+            Attachment("a", "application", b""),
+            Attachment("a", "multipart/mixed", b""),
+            Attachment("a", "text/plain\r\nX: y", b""),
+            Attachment("a", "text/plain; charset=x", b""),
+        ],
+    )
+    def test_an_attachment_with_a_dangerous_name_or_type_is_refused(self, attachment: Attachment) -> None:
+        with pytest.raises(MessageRefused):
+            built(attachments=[attachment])
+
+    @pytest.mark.parametrize("changes", [{"text": None}, {"text": "a\x00b"}, {"text": "\ud800"}, {"html": "\x00"}])
+    def test_a_body_that_cannot_be_sent_is_refused(self, changes: dict[str, object]) -> None:
+        with pytest.raises(MessageRefused):
+            built(**changes)
+
+    def test_a_mail_beyond_the_size_limit_is_refused(self) -> None:
+        with pytest.raises(MessageRefused, match="larger"):
+            built(attachments=[Attachment("a", "application/pdf", bytes(16 * 1024 * 1024))])
+
+    @given(ANY_TEXT, ANY_TEXT, ANY_TEXT, st.binary(max_size=100))
+    @example("a\r.\rb", "\n..\n", "x" * 5000, b"\r.\r\n")
+    def test_no_input_puts_a_bare_cr_or_lf_on_the_wire(self, subject: str, text: str, html: str, octets: bytes) -> None:
+        try:
+            raw = built(
+                subject=subject, text=text, html=html, attachments=[Attachment("a", "application/octet-stream", octets)]
+            )
+        except (HeaderRefused, MessageRefused):
+            return
+        assert not re.search(rb"(?<!\r)\n|\r(?!\n)|\x00", raw)
+        assert max(map(len, raw.split(b"\r\n"))) <= 998
+        assert raw.endswith(b"\r\n")
