@@ -1,0 +1,194 @@
+"""`make demo`: the whole system under real traffic, a worker and the relay killed in the middle, nothing lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from deploy.local.child import write_atomically
+from deploy.local.evidence import FarWorld, Ledger
+from deploy.local.place import Place
+from deploy.local.screen import Screen, View
+from deploy.local.signals import Signals
+from deploy.local.supervisor import Interrupted, Supervisor
+from deploy.local.system import Surroundings
+from deploy.local.traffic import Refused, Traffic
+
+VICTIMS = ("worker-1", "relay")
+KILL_AFTER = timedelta(seconds=15)
+ONE_LOAD = {"sign-ups": 60, "orders": 30, "events": 60}
+ONE_LOAD_LIMIT = timedelta(minutes=4)
+LIVE_RATE = 6.0  # requests a second
+
+
+def run_demo(place: Place, signals: Signals, *, once: bool) -> int:
+    """The exit code: 0 when everything promised has arrived, or when Ctrl-C ended the endless demo."""
+    with Screen() as screen:
+        supervisor = Supervisor(place, tell=screen.tell, stopping=signals.stopping, hurried=signals.hurried)
+        try:
+            began = time.monotonic()
+            screen.tell("starting PostgreSQL, RabbitMQ, the API, relay, workers and scheduler ...")
+            surroundings = supervisor.start()
+            screen.tell(f"ready after {time.monotonic() - began:.1f} s: {surroundings.api_url}")
+            demo = Demo(place, supervisor, surroundings, screen, signals)
+            return demo.send_one_load() if once else demo.go_on()
+        except Interrupted:
+            return 1 if once else 0
+        finally:
+            screen.close()
+            screen.tell("stopping ...")
+            supervisor.stop()
+
+
+class Demo:
+    def __init__(
+        self, place: Place, supervisor: Supervisor, surroundings: Surroundings, screen: Screen, signals: Signals
+    ) -> None:
+        self._supervisor = supervisor
+        self._surroundings = surroundings
+        self._screen = screen
+        self._signals = signals
+        self._traffic = Traffic(surroundings, give_up=signals.stopping)
+        self._ledger = Ledger(surroundings.database_url)
+        self._far_world = FarWorld(place)
+        self._trial: Trial | None = None
+        self._register_endpoint(place)
+
+    def go_on(self) -> int:
+        """Traffic until Ctrl-C; the kill comes after a while."""
+        sender = Sender(self._endless_load, self._screen.tell)
+        kill_at = time.monotonic() + KILL_AFTER.total_seconds()
+        while not self._signals.stopping():
+            self._look()
+            if self._trial is None and time.monotonic() > kill_at:
+                self._kill_victims()
+        sender.join()
+        return 0
+
+    def send_one_load(self) -> int:
+        """A fixed load with the kill in its middle, then the verdict."""
+        sender = Sender(self._one_load, self._screen.tell)
+        deadline = time.monotonic() + ONE_LOAD_LIMIT.total_seconds()
+        half = sum(ONE_LOAD.values()) // 2
+        while not self._signals.stopping() and time.monotonic() < deadline:
+            self._look()
+            if self._trial is None and sum(self._traffic.promises.answered.values()) >= half:
+                self._kill_victims()
+            if sender.failed or (sender.done and self._all_arrived()):
+                break
+        sender.join()
+        return self._verdict(sender)
+
+    def _look(self) -> None:
+        """About five times a second: tend, read, draw."""
+        tasks = self._ledger.read(self._traffic.promises)
+        self._far_world.read()
+        if self._trial and self._trial.just_survived(tasks.settled):
+            self._screen.tell(
+                f"all {len(self._trial.unfinished)} tasks that were unfinished then have been carried out"
+            )
+        restarts = self._supervisor.restarts
+        self._screen.show(View(self._surroundings, self._traffic.promises, tasks, self._far_world, restarts))
+        until = time.monotonic() + 0.2
+        while time.monotonic() < until:
+            self._supervisor.tend()
+            time.sleep(0.05)
+
+    def _kill_victims(self) -> None:
+        self._trial = Trial(frozenset(self._ledger.read(self._traffic.promises).unsettled))
+        self._screen.tell(
+            f"kill -9 {' and '.join(VICTIMS)}, with {len(self._trial.unfinished)} promised tasks unfinished"
+        )
+        for name in VICTIMS:
+            self._supervisor.kill(name)
+
+    def _all_arrived(self) -> bool:
+        tasks = self._ledger.tasks
+        if tasks.failed:
+            return True
+        return not (tasks.unsettled or tasks.unfinished or self._far_world.missing(self._traffic.promises))
+
+    def _verdict(self, sender: Sender) -> int:
+        promises, tasks, far = self._traffic.promises, self._ledger.tasks, self._far_world
+        missing = far.missing(promises)
+        self._screen.close()
+        for kind, wanted in ONE_LOAD.items():
+            self._screen.tell(f"{kind}: {promises.answered[kind]} of {wanted} answered")
+        succeeded = sum(state == "succeeded" for state in tasks.settled.values())
+        self._screen.tell(f"tasks: {succeeded} of {len(promises.task_ids)} promised succeeded, {tasks.failed} failed")
+        mails = len(promises.plain_mails) + len(promises.receipt_mails)
+        absent = sum(text.startswith("mail") for text in missing)
+        self._screen.tell(f"mails: {mails - absent} of {mails} arrived")
+        hooks = len(promises.webhook_marks)
+        self._screen.tell(f"webhooks: {hooks - (len(missing) - absent)} of {hooks} arrived")
+        self._screen.tell(f"repeats of mails and webhooks: {far.repeats}")
+        self._screen.tell(f"lost: {tasks.lost}")
+        for text in missing[:20]:
+            self._screen.tell(f"missing: {text}")
+        whole = sender.done and not sender.failed and promises.answered == ONE_LOAD
+        good = whole and self._all_arrived() and not tasks.failed and not tasks.by_state["dead"]
+        self._screen.tell("everything promised was carried out" if good else "NOT everything was carried out")
+        return 0 if good else 1
+
+    def _endless_load(self) -> None:
+        kinds = (self._traffic.sign_up, self._traffic.order, self._traffic.event)
+        while not self._signals.stopping():
+            random.choices(kinds, weights=(2, 1, 3))[0]()
+            time.sleep(random.expovariate(LIVE_RATE))
+
+    def _one_load(self) -> None:
+        kinds = {"sign-ups": self._traffic.sign_up, "orders": self._traffic.order, "events": self._traffic.event}
+        requests = [kinds[kind] for kind, count in ONE_LOAD.items() for _ in range(count)]
+        random.shuffle(requests)
+        for request in requests:
+            request()
+
+    def _register_endpoint(self, place: Place) -> None:
+        file = place.directory / "demo_endpoint"
+        known = file.read_text().strip() if file.exists() else None
+        write_atomically(file, self._traffic.register_endpoint(known) + "\n")
+
+
+class Sender:
+    """Sends a load beside the screen."""
+
+    def __init__(self, load: Callable[[], None], tell: Callable[[str], None]) -> None:
+        self.done = False
+        self.failed = False
+        self._load = load
+        self._tell = tell
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _send(self) -> None:
+        try:
+            self._load()
+        except Refused as refusal:
+            self.failed = True
+            self._tell(f"the API refused: {refusal}")
+        except BaseException:
+            self.failed = True
+            raise
+        self.done = True
+
+
+@dataclass
+class Trial:
+    """A kill in the middle of work: which promised tasks were unfinished then, and whether all of them ended well."""
+
+    unfinished: frozenset[str]
+    survived: bool = False
+
+    def just_survived(self, settled: dict[str, str]) -> bool:
+        """True once, when the last of them has succeeded."""
+        if self.survived or any(settled.get(id) != "succeeded" for id in self.unfinished):
+            return False
+        self.survived = True
+        return True
