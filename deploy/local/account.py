@@ -73,11 +73,16 @@ def reachable_copy(installation: Path, account: Account | None) -> Path:
         return installation
     version = int((installation / "bin" / "postgres").stat().st_mtime)
     copy = ELSEWHERE / f"postgresql-{_fingerprint(installation)}-{version}"
+    package = installation.parent
     if not copy.exists():
         draft = _emptied(copy.with_suffix(f".{os.getpid()}"))
-        shutil.copytree(installation, draft, dirs_exist_ok=True, symlinks=True)
+        shutil.copytree(installation, draft / package.name / installation.name, symlinks=True)
+        # A wheel's programs look for its libraries in a directory beside the package.
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
         draft.replace(copy)
-    return copy
+    return copy / package.name / installation.name
 
 
 def _emptied(path: Path) -> Path:
