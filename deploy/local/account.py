@@ -74,7 +74,9 @@ def reachable_copy(installation: Path, account: Account | None) -> Path:
     version = int((installation / "bin" / "postgres").stat().st_mtime)
     copy = ELSEWHERE / f"postgresql-{_fingerprint(installation)}-{version}"
     package = installation.parent
-    if not copy.exists():
+    copied = copy / package.name / installation.name
+    if not copied.exists():
+        shutil.rmtree(copy, ignore_errors=True)
         draft = _emptied(copy.with_suffix(f".{os.getpid()}"))
         shutil.copytree(installation, draft / package.name / installation.name, symlinks=True)
         # A wheel's programs look for its libraries in a directory beside the package.
@@ -82,7 +84,7 @@ def reachable_copy(installation: Path, account: Account | None) -> Path:
         if libraries.exists():
             shutil.copytree(libraries, draft / libraries.name, symlinks=True)
         draft.replace(copy)
-    return copy / package.name / installation.name
+    return copied
 
 
 def _emptied(path: Path) -> Path:
