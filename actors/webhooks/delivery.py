@@ -13,6 +13,7 @@ from datetime import timedelta
 import httpcore2
 
 from actors.text import storable, storable_bytes
+from actors.tls import verified_tls
 from actors.webhooks.address import WebhookURL
 from actors.webhooks.guard import Address, AddressRefused, Policy
 from actors.webhooks.resolve import Resolver, Unresolved, system_resolver
@@ -40,13 +41,6 @@ class Unreachable:
     phase: Phase
     reason: str
     duration: timedelta
-
-
-def verified_tls() -> ssl.SSLContext:
-    """TLS 1.2 or later, certificates and host names verified against the system's authorities."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 class Courier:
