@@ -172,7 +172,10 @@ class Ledger:
         return len(self._run(conn, REPUBLISH_OVERTAKEN, margin=margin))
 
     def republish_from_empty(self, conn: Conn, name: str, *, before: datetime) -> int:
-        """The queue was seen empty and no worker holds an unclaimed message of it: what was published before is lost."""
+        """The queue was empty at `before`, and each of its workers said later that it holds no unclaimed message:
+
+        what was published before and is still not claimed is lost.
+        """
         return len(self._run(conn, REPUBLISH_FROM_EMPTY, name=name, before=before))
 
     def return_dead_letter(self, conn: Conn, *, id: UUID, fence: UUID) -> bool:
@@ -618,7 +621,9 @@ set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
 where t.state = 'published'
 and t.queue = %(name)s
 and t.published_at < %(before)s
-and not exists (select from outbox.worker w where w.unclaimed > 0 and %(name)s = any(w.queues))
+and not exists (
+    select from outbox.worker w
+    where %(name)s = any(w.queues) and (w.unclaimed > 0 or w.beat_at < %(before)s))
 returning t.id
 """
 

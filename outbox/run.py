@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Run", "current_run"]
 
 
-class SessionMaker(Protocol):
-    """Opens the session in which a run's success is recorded."""
+class Post(Protocol):
+    """Where a run runs: the worker's station, or a test's."""
 
-    def __call__(self) -> Session: ...
+    def session(self) -> Session:
+        """Open the session in which a run's success is recorded."""
+
+    def starts(self, run: Run) -> bool:
+        """Whether the run may start now."""
+
+    def record(self, run: Run, session: Session) -> bool:
+        """Record the run's success in this session; False when the run is no longer the task's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class Run:
     max_attempts: int | None
     lane: str | None
     message: dramatiq.Message[Any]
-    sessions: SessionMaker
+    station: Post
     alone: bool = False
     held_since: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -58,6 +65,8 @@ class Run:
     children: list[Task] = field(default_factory=list)
     after_failure: list[Task] = field(default_factory=list)
     given_back: bool = False
+    recorded: bool = False
+    delivery: Any = None
     _session: Session | None = None
     _cancel: threading.Event = field(default_factory=threading.Event)
 
@@ -67,12 +76,23 @@ class Run:
         Opened at first use; do not commit it. If the actor raises, it is rolled back.
         """
         if self._session is None:
-            self._session = self.sessions()
+            self._session = self.station.session()
         return self._session
+
+    @property
+    def failing(self) -> bool:
+        """Whether the actor has raised: what is enqueued now belongs to the failure, not to the success."""
+        return self.delivery is not None and self.delivery._exception is not None
 
     @property
     def has_session(self) -> bool:
         return self._session is not None
+
+    def starts(self) -> bool:
+        return self.station.starts(self)
+
+    def record(self, session: Session) -> bool:
+        return self.station.record(self, session)
 
     def cancel_requested(self) -> bool:
         """Whether an operator asked for this task to be cancelled. Known within a heartbeat; raise or return then."""

@@ -1,0 +1,194 @@
+"""The broker: a Dramatiq broker whose `enqueue` writes a row, and whose consumers claim before they run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import dramatiq
+from dramatiq.broker import Consumer
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.errors import ConnectionClosed
+from dramatiq.message import Message
+from dramatiq.middleware import AgeLimit, AsyncIO, Callbacks, Middleware, Pipelines, ShutdownNotifications, TimeLimit
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+from outbox import database
+from outbox.enqueue import enqueue, task_of, use
+from outbox.ledger import Conn, Ledger
+from outbox.models import Task
+from outbox.outcomes import Outcomes
+from outbox.run import _current
+from outbox.settings import Settings
+from outbox.topology import Topology
+from outbox.wake import Waker
+from outbox.wake import wake as wake_for
+
+__all__ = ["OutboxBroker", "bound_session"]
+
+#: The session of the request that is being answered: `actor.send()` joins its transaction.
+bound_session: ContextVar[Any] = ContextVar("outbox_session", default=None)
+
+
+class OutboxBroker(RabbitmqBroker):
+    """Dramatiq on an outbox: nothing that is sent can be lost.
+
+    `actor.send()`, `send_with_options(delay=…)`, pipelines and callbacks become rows: in the transaction of the
+    request or run that sends them where there is one, else in one of their own. Actors need no change. It replaces
+    Dramatiq's Retries (same option names) and has no delay queues: PostgreSQL keeps the time.
+
+    Opens no connection until something is sent outside of a transaction, or a worker consumes.
+
+    Args:
+        settings: default: from the environment.
+        middleware: additional middleware, after the outbox's own and Dramatiq's defaults.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        middleware: Sequence[Middleware] = (),
+        outcomes: Outcomes | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._middleware_calls: dict[str, list[Callable[..., None]]] = {}
+        super().__init__(
+            url=self.settings.rabbitmq_url,
+            middleware=[
+                outcomes or Outcomes(), _Shift(), AgeLimit(), TimeLimit(), ShutdownNotifications(), AsyncIO(), Callbacks(),
+                Pipelines(), *middleware,
+            ],
+        )  # fmt: skip
+        self.ledger = Ledger(self.settings.schema_name)
+        self.topology = Topology(prefix=self.settings.queue_prefix, ledger=self.ledger)
+        self.max_payload = self.settings.max_payload
+        self.station: Any = None
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._own = threading.local()
+        self._waker = Waker(self.settings.conninfo)
+        use(self)
+
+    # ------------------------------------------------------------------ sending
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Write the message as a task. `delay` is milliseconds, as in Dramatiq.
+
+        Inside an actor it commits with the run's success (or, sent by a failure callback, with its failure); inside
+        a request that uses OutboxTasks, with the request's transaction; elsewhere at once.
+        """
+        self.emit_before("enqueue", message, delay)
+        wait = None if delay is None else timedelta(milliseconds=delay)
+        run, session = _current.get(), bound_session.get()
+        if run is not None:
+            (run.after_failure if run.failing else run.children).append(self._task(message, wait))
+        elif session is not None:
+            task = enqueue(session, message, delay=wait, task_id=_uuid(message.message_id))
+        else:
+            self._enqueue_now(self._task(message, wait))
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def _task(self, message: Message[Any], wait: timedelta | None) -> Task:
+        return task_of(message, delay=wait, task_id=_uuid(message.message_id), max_payload=self.max_payload)
+
+    def _enqueue_now(self, task: Task) -> None:
+        from outbox.enqueue import row_of
+
+        conn: Conn | None = getattr(self._own, "conn", None)
+        if conn is None or conn.closed:
+            conn = self._own.conn = self.connect("enqueue")
+        self.ledger.enqueue(conn, f"[{row_of(task)}]")
+        self._waker.wake()
+
+    def committed(self, session: Session) -> None:
+        """A session committed tasks: wake the relay of its database."""
+        wake_for(session)
+
+    # ------------------------------------------------------------------ consuming
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:  # noqa: ARG002
+        """A consumer that claims before it delivers. Needs the database first, so that nothing is fetched in vain."""
+        from outbox.consumer import OutboxConsumer
+
+        if self.station is None or not self.station.lease.wait(timeout=10):
+            raise ConnectionClosed(RuntimeError("this worker has not joined the ledger: is the database reachable?"))
+        return OutboxConsumer(
+            self.station, self.topology, self.settings.rabbitmq_url, queue_name=queue_name, timeout=timeout
+        )
+
+    def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:  # noqa: ARG002
+        """Name a queue; it is declared in RabbitMQ by whoever first needs it there, with a new epoch."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def connect(self, name: str) -> Conn:
+        return database.connect(self.settings.conninfo, name=name)
+
+    def engine(self) -> Engine:
+        """The engine of the sessions in which actors write (I9)."""
+        with self._lock:
+            if self._engine is None:
+                self._engine = create_engine(
+                    self.settings.sqlalchemy_url, pool_size=8, max_overflow=64, pool_pre_ping=True
+                )
+            return self._engine
+
+    # ------------------------------------------------------------------ middleware, called only where it does something
+
+    def add_middleware(self, middleware: Middleware, **where: Any) -> None:
+        super().add_middleware(middleware, **where)
+        self._middleware_calls.clear()
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        self._emit(f"before_{signal}", args, kwargs, reverse=False)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        self._emit(f"after_{signal}", args, kwargs, reverse=True)
+
+    def _emit(self, signal: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, reverse: bool) -> None:
+        calls = self._middleware_calls.get(signal)
+        if calls is None:
+            base = getattr(Middleware, signal)
+            calls = [getattr(m, signal) for m in self.middleware if getattr(type(m), signal, base) is not base]
+            self._middleware_calls[signal] = calls = calls[::-1] if reverse else calls
+        for call in calls:
+            try:
+                call(self, *args, **kwargs)
+            except Exception as error:
+                if not reverse and isinstance(error, dramatiq.MiddlewareError):
+                    raise
+                self.logger.critical("Unexpected failure in %s of %r.", signal, call, exc_info=True)
+
+
+class _Shift(Middleware):
+    """A worker process's shift: the station opens before its consumers and closes after its threads."""
+
+    def before_worker_boot(self, broker: Any, worker: Any) -> None:
+        from outbox.station import Station
+
+        broker.station = Station(
+            broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease
+        )
+        broker.station.start()
+
+    def before_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
+        broker.station.drain()
+
+    def after_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
+        broker.station.stop(timeout=10)
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

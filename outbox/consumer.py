@@ -1,0 +1,277 @@
+"""The consumer: takes messages from RabbitMQ, claims their tasks in the ledger, and acknowledges what is recorded.
+
+It remembers which connection a message came from and never acknowledges on another one; a consumer that the broker
+cancels is a lost connection; what cannot be decoded goes aside; acknowledgements are coalesced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import dramatiq
+import pika
+import psycopg
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.errors import ConnectionClosed, DecodeError
+from pika.exceptions import AMQPError
+
+from outbox import foreign
+from outbox.ledger import Claimed, Conn
+from outbox.logs import get_logger
+from outbox.run import Run
+from outbox.topology import Topology, connect
+
+if TYPE_CHECKING:
+    from outbox.station import Station
+
+__all__ = ["Delivery", "OutboxConsumer"]
+
+log = get_logger("outbox.consumer")
+
+
+class Delivery(MessageProxy):
+    """A claimed message on its way to a worker thread."""
+
+    def __init__(self, message: dramatiq.Message[Any], run: Run) -> None:
+        super().__init__(message)
+        self.run = run
+        run.delivery = self
+
+
+class _Arrived:
+    """A message as it came: not yet claimed."""
+
+    __slots__ = ("fence", "id", "message", "run_id", "since", "tag")
+
+    def __init__(self, tag: int, message: dramatiq.Message[Any], id: UUID, fence: UUID) -> None:
+        self.tag = tag
+        self.message = message
+        self.id = id
+        self.fence = fence
+        self.run_id = uuid4()
+        self.since = time.monotonic()
+
+    @property
+    def asked(self) -> tuple[UUID, UUID, UUID]:
+        return self.id, self.fence, self.run_id
+
+
+class OutboxConsumer(Consumer):
+    """One queue, one connection. Used by one thread; `acknowledge`, `flush` and `nudge` by any."""
+
+    def __init__(self, station: Station, topology: Topology, url: str, *, queue_name: str, timeout: int) -> None:
+        self.queue_name = queue_name
+        self._station = station
+        self._timeout = timeout / 1000
+        self._arrived: deque[_Arrived] = deque()
+        self._suspects: deque[_Arrived] = deque()
+        self._ready: deque[Delivery] = deque()
+        self._tags: deque[int] = deque()
+        self._flush_scheduled = False
+        self._open = True
+        self._more: str | None = None
+        self._more_changed = time.monotonic()
+        self._database: Conn | None = None
+        try:
+            self._database = station.connect(f"claim {queue_name}")
+            self._connection = connect(url, name=f"outbox worker {queue_name}")
+            topology.ensure(self._connection, lambda: station.connect("topology"), queue_name)
+            self._queue = topology.queue(queue_name)
+            self._channel = self._connection.channel()
+            self._channel.add_on_cancel_callback(self._cancelled)
+            self._consume(2 * station.threads)
+        except (AMQPError, psycopg.Error, OSError) as error:
+            self.close()
+            raise ConnectionClosed(error) from None
+        station.opens(self)
+
+    @property
+    def unclaimed(self) -> int:
+        return len(self._arrived) + len(self._suspects)
+
+    # ------------------------------------------------------------------ taking
+
+    def __next__(self) -> Delivery | None:
+        try:
+            if not self._ready:
+                self._claim()
+            if not self._ready:
+                self._connection.process_data_events(time_limit=self._patience())  # type: ignore[no-untyped-call]
+                self._check_open()
+                self._adapt()
+                self._claim()
+            return self._ready.popleft() if self._ready else None
+        except (AMQPError, psycopg.Error, OSError) as error:
+            raise ConnectionClosed(error) from None
+
+    def _patience(self) -> float:
+        if self._suspects or (self._arrived and not self._station.lease.valid):
+            return 0.1
+        return self._timeout
+
+    def _check_open(self) -> None:
+        if not self._open or not self._channel.is_open:
+            raise ConnectionClosed(RuntimeError("the broker cancelled this consumer"))
+
+    def _consume(self, prefetch: int) -> str:
+        self._channel.basic_qos(prefetch_count=min(prefetch, 65_535))
+        return str(self._channel.basic_consume(self._queue, self._deliver))
+
+    def _adapt(self) -> None:
+        """Slow tasks: a small prefetch, so that no idle process waits for what lies here. Short ones: a large one."""
+        if time.monotonic() - self._more_changed < 1.0 and self._more is None and not self._station.short_tasks:
+            return
+        if self._station.short_tasks and self._more is None:
+            self._more = self._consume(30 * self._station.threads)
+            self._more_changed = time.monotonic()
+        elif not self._station.short_tasks and self._more is not None and time.monotonic() - self._more_changed > 1.0:
+            self._channel.basic_cancel(self._more)
+            self._more, self._more_changed = None, time.monotonic()
+            self._return_surplus()
+
+    def _return_surplus(self) -> None:
+        while len(self._arrived) > 2 * self._station.threads:
+            self._channel.basic_nack(self._arrived.pop().tag, requeue=True)
+
+    def _deliver(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        try:
+            message = foreign.decode(body)
+        except DecodeError as error:
+            foreign.set_aside(self._claims(), self._station.ledger, queue=self.queue_name, body=body, error=error)
+            self._tags.append(method.delivery_tag)
+            self._flush()
+            return
+        token = foreign.token_of(message)
+        if token is None:
+            foreign.adopt(self._claims(), self._station.ledger, message, queue=self.queue_name)
+            self._tags.append(method.delivery_tag)
+            self._flush()
+            return
+        if message.queue_name != self.queue_name:
+            message = message.copy(queue_name=self.queue_name)
+        self._arrived.append(_Arrived(method.delivery_tag, message, *token))
+
+    def _cancelled(self, _frame: Any) -> None:
+        self._open = False
+
+    # ------------------------------------------------------------------ claiming
+
+    def _claims(self) -> Conn:
+        if self._database is None or self._database.closed:
+            self._database = self._station.connect(f"claim {self.queue_name}")
+        return self._database
+
+    def _claim(self) -> None:
+        if self._suspects:
+            self._claim_suspect()
+        room = self._station.room() if self._arrived else 0
+        if room <= 0:
+            return
+        batch = [self._arrived.popleft() for _ in range(min(room, len(self._arrived)))]
+        batch.sort(key=lambda each: each.id)
+        self._take(batch, alone=False)
+
+    def _claim_suspect(self) -> None:
+        if self._station.ask_to_be_alone(self) and not self._take([self._suspects.popleft()], alone=True):
+            self._station.no_longer_alone(self)
+
+    def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
+        ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
+        asked = [each.asked for each in batch]
+        claimed = {c.id: c for c in ledger.claim(conn, asked, worker=lease.id, beat=lease.beat, alone=alone)}
+        left = [each for each in batch if each.id not in claimed or claimed[each.id].run_id != each.run_id]
+        if left:
+            claimed |= self._judge(left)
+        count = 0
+        for each in batch:
+            mine = claimed.get(each.id)
+            if mine is not None and mine.run_id == each.run_id:
+                run = self._station.holds(mine, each.message, self, each.tag, alone=alone)
+                self._ready.append(Delivery(each.message, run))
+                count += 1
+        return count
+
+    def _judge(self, left: list[_Arrived]) -> dict[UUID, Claimed]:
+        """What was not claimed: a lost reply, a suspect, or a copy that came too late."""
+        ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
+        verdicts = dict(ledger.verdicts(conn, [each.asked for each in left], worker=lease.id))
+        mine: list[_Arrived] = []
+        for each in left:
+            why = verdicts.get(each.id, "stale")
+            if why == "mine":
+                mine.append(each)
+            elif why == "suspect":
+                self._suspects.append(each)
+            elif why in ("free", "outlawed"):
+                self._arrived.append(each)
+            else:
+                self._tags.append(each.tag)  # stale, or expired: the relay ends expired ones
+        self._flush()
+        return {c.id: c for c in ledger.claims_of(conn, [each.asked for each in mine], worker=lease.id)}
+
+    # ------------------------------------------------------------------ ending
+
+    def ack(self, message: MessageProxy) -> None:
+        """The worker thread is done with it: its outcome goes to the settler, the acknowledgement follows that."""
+        self._end(message)
+
+    def nack(self, message: MessageProxy) -> None:
+        self._end(message)
+
+    def _end(self, message: MessageProxy) -> None:
+        assert isinstance(message, Delivery)
+        run = message.run
+        if run.given_back:
+            return
+        if run.outcome is None:
+            from outbox.outcomes import without_outcome
+
+            run.outcome = without_outcome(message)
+        self._station.ends(run)
+
+    def acknowledge(self, tag: int) -> None:
+        self._tags.append(tag)
+
+    def flush(self) -> None:
+        """Send the acknowledgements that have gathered, from the consumer's own thread."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._call(self._flush)
+
+    def nudge(self) -> None:
+        """Something came free: claim again."""
+        if self._arrived or self._suspects:
+            self._call(lambda: None)
+
+    def _call(self, callback: Any) -> None:
+        try:
+            self._connection.add_callback_threadsafe(callback)
+        except AMQPError:
+            pass  # closed: RabbitMQ delivers these again, and their fence is stale
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        channel = self._channel._impl
+        while self._tags and channel.is_open:
+            channel.basic_ack(self._tags.popleft())
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """What has not started is given back in the ledger, by the station; RabbitMQ's copy is then stale."""
+
+    def close(self) -> None:
+        self._open = False
+        if hasattr(self, "_channel"):
+            self._station.closes(self)
+        try:
+            if hasattr(self, "_connection") and self._connection.is_open:
+                if self._channel.is_open:
+                    self._flush()
+                self._connection.close()
+        except (AMQPError, OSError, AttributeError):
+            pass
+        if self._database is not None:
+            self._database.close()

@@ -1,0 +1,81 @@
+"""Messages that are not ours: what another producer put into our queue becomes a row; what is no message goes aside."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import dramatiq
+import psycopg
+from dramatiq.errors import DecodeError
+from uuid_utils.compat import uuid7
+
+from outbox.enqueue import row_of, task_of
+from outbox.ledger import Conn, Ledger
+from outbox.logs import get_logger
+
+__all__ = ["FENCE", "adopt", "decode", "set_aside", "token_of"]
+
+log = get_logger("outbox.foreign")
+
+FENCE = "outbox_fence"
+_FIELDS = {"queue_name": str, "actor_name": str, "args": list, "kwargs": dict, "options": dict}
+
+
+def decode(body: bytes) -> dramatiq.Message[Any]:
+    """A well-formed Dramatiq message. DecodeError for everything that would break a worker thread later."""
+    try:
+        fields = json.loads(body)
+        for name, kind in _FIELDS.items():
+            if type(fields[name]) is not kind:
+                raise TypeError(f"{name} is not a {kind.__name__}")
+        return dramatiq.Message(**{**fields, "args": tuple(fields["args"])})
+    except Exception as error:
+        raise DecodeError("not a Dramatiq message", body, error) from error
+
+
+def token_of(message: dramatiq.Message[Any]) -> tuple[UUID, UUID] | None:
+    """(task id, fence) of a message that a relay published; None for a foreign one."""
+    try:
+        return UUID(message.message_id), UUID(message.options[FENCE])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: str) -> None:
+    """Turn a foreign message into a row; acknowledge it only afterwards. A message that was adopted before is left alone."""
+    try:
+        own = UUID(str(message.message_id))
+    except ValueError:
+        own = uuid7()
+    try:
+        eta = message.options.get("eta")
+        run_at = datetime.fromtimestamp(eta / 1000, UTC) if isinstance(eta, (int, float)) else None
+        task = task_of(
+            message.copy(queue_name=queue), task_id=own, run_at=run_at, delay=None if run_at else timedelta(0)
+        )
+        ledger.enqueue(conn, f"[{row_of(task)}]")
+        log.info("foreign message adopted", queue=queue, task_id=str(own), actor=message.actor_name)
+    except psycopg.errors.UniqueViolation:
+        log.info("foreign message was adopted before", queue=queue, task_id=str(own))
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise
+    except Exception as error:
+        set_aside(conn, ledger, queue=queue, body=message.encode(), error=error)
+
+
+def set_aside(conn: Conn, ledger: Ledger, *, queue: str, body: bytes, error: Exception) -> None:
+    """Keep what cannot be run where operators look: in the audit log. It must not block the queue."""
+    log.error("message set aside", queue=queue, error=str(error), size=len(body))
+    kept = base64.b64encode(body[:16_384]).decode()
+    ledger.audit(
+        conn,
+        who="worker",
+        action="message set aside",
+        subject=f"queue {queue}",
+        error=str(error)[:500],
+        body_base64=kept,
+    )

@@ -1,0 +1,225 @@
+"""What a relay knows of the queues: epoch, pause, room in the broker. Also where the broker's own losses show."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import pika
+import psycopg
+from dramatiq.errors import DecodeError
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from outbox import database, foreign
+from outbox.ledger import Conn, Due, Ledger
+from outbox.logs import get_logger
+from outbox.metrics import LOST
+from outbox.settings import Settings
+from outbox.topology import NOT_FOUND, Topology, connect
+
+__all__ = ["Registry"]
+
+log = get_logger("outbox.registry")
+
+ACTIVE, IDLE = 0.1, 1.0
+
+
+class Registry:
+    """One thread with a connection to each server.
+
+    Flow control: at most `relay_window` messages of a queue wait in the broker; the backlog stays in PostgreSQL,
+    where it can be cancelled, reordered, counted and paused.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, topology: Topology, *, wake: threading.Event) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._topology = topology
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._epochs: dict[str, int] = {}
+        self._paused: set[str] = set()
+        self._depths: dict[str, int] = {}
+        self._taken: Counter[str] = Counter()
+        self._active_until: dict[str, float] = {}
+        self._empty_since: dict[str, datetime] = {}
+        self._checked: dict[str, float] = {}
+        self._hurry = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="outbox-registry", daemon=True)
+        self._conn: Conn | None = None
+        self._broker: pika.BlockingConnection | None = None
+        self._channel: Any = None
+        self.backlog = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._hurry.set()
+        self._thread.join(timeout=5)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    # ------------------------------------------------------------------ asked by the lanes
+
+    def snapshot(self) -> tuple[dict[str, int], dict[str, int]]:
+        """(epoch of each queue, room of those that may be published to). Read before anything is published."""
+        with self._lock:
+            window = self._settings.relay_window
+            room = {
+                name: window - self._depths[name] - self._taken[name]
+                for name in self._epochs
+                if name not in self._paused and name in self._depths
+            }
+            return dict(self._epochs), {name: free for name, free in room.items() if free > 0}
+
+    def took(self, rows: Sequence[Due]) -> None:
+        """These rows were claimed: they use up room until the broker's own count shows them."""
+        if rows:
+            counts, soon = Counter(row.queue for row in rows), time.monotonic() + 2
+            with self._lock:
+                self._taken.update(counts)
+                self._active_until.update(dict.fromkeys(counts, soon))
+
+    def missing(self, names: Iterable[str]) -> None:
+        """Messages to these queues came back: they must be declared again, in a new epoch."""
+        with self._lock:
+            for name in names:
+                self._depths.pop(name, None)
+                self._checked.pop(name, None)
+        self._hurry.set()
+
+    def verify_all(self) -> None:
+        """The broker is (back) there: look whether it still has the queues before anything is published to them."""
+        with self._lock:
+            self._depths.clear()
+            self._checked.clear()
+        self._hurry.set()
+
+    # ------------------------------------------------------------------ the thread
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._look()
+            except (AMQPError, psycopg.Error, OSError, ConnectionError) as error:
+                log.warning("cannot look at the queues", error=str(error).strip() or repr(error))
+                self._drop()
+                self._stopping.wait(0.5)
+            except Exception:
+                log.exception("registry failed")
+                self._drop()
+                self._stopping.wait(1)
+            self._hurry.wait(ACTIVE)
+            self._hurry.clear()
+        self._drop()
+
+    def _look(self) -> None:
+        conn = self._database()
+        queues = self._ledger.register_queues(conn)
+        fresh = queues.keys() - self._epochs.keys()
+        with self._lock:
+            self._epochs = {name: epoch for name, (epoch, _) in queues.items()}
+            self._paused = {name for name, (_, paused) in queues.items() if paused}
+        now = time.monotonic()
+        for name in queues:
+            pace = ACTIVE if self._active_until.get(name, 0) > now else IDLE
+            if now - self._checked.get(name, 0) >= pace:
+                self._measure(conn, name)
+                self._checked[name] = now
+        if fresh:
+            self._wake.set()
+
+    def _measure(self, conn: Conn, name: str) -> None:
+        (seen_at,) = conn.execute("select clock_timestamp()").fetchone() or (None,)
+        with self._lock:
+            taken = self._taken[name]
+        depth = self._depth(self._topology.queue(name))
+        if depth is None:
+            self._topology.ensure(
+                self._amqp(), lambda: database.connect(self._settings.conninfo, name="relay epoch"), name
+            )
+            self._hurry.set()
+            depth = 0
+        with self._lock:
+            unknown = name not in self._depths
+            self._depths[name] = depth
+            self._taken[name] -= taken
+        if unknown:
+            self._wake.set()
+        self._find_lost(conn, name, depth, seen_at)
+        self._read_dead_letters(conn, name)
+
+    def _find_lost(self, conn: Conn, name: str, depth: int, seen_at: datetime) -> None:
+        """An empty queue whose workers hold nothing unclaimed has lost what is still published."""
+        if depth:
+            self._empty_since.pop(name, None)
+            return
+        since = self._empty_since.setdefault(name, seen_at)
+        if seen_at - since > self._settings.lease:
+            lost = self._ledger.republish_from_empty(conn, name, before=since)
+            self._empty_since.pop(name, None)
+            if lost:
+                log.warning("the broker lost messages", queue=name, tasks=lost, how="queue empty")
+                LOST.labels("empty").inc(lost)
+                self._wake.set()
+
+    def _read_dead_letters(self, conn: Conn, name: str) -> None:
+        """What RabbitMQ moved aside is due again; the copy is then dropped."""
+        for _ in range(100):
+            method, _, body = self._amqp_channel().basic_get(self._topology.dead_letters(name))
+            if method is None:
+                return
+            try:
+                token = foreign.token_of(foreign.decode(body))
+            except DecodeError as error:
+                foreign.set_aside(conn, self._ledger, queue=name, body=body, error=error)
+                token = None
+            if token is not None and self._ledger.return_dead_letter(conn, id=token[0], fence=token[1]):
+                LOST.labels("dead letter").inc()
+                self._wake.set()
+            self._amqp_channel().basic_ack(method.delivery_tag)
+
+    # ------------------------------------------------------------------ connections
+
+    def _depth(self, queue: str) -> int | None:
+        try:
+            return int(self._amqp_channel().queue_declare(queue, passive=True).method.message_count)
+        except ChannelClosedByBroker as error:
+            self._channel = None
+            if error.reply_code != NOT_FOUND:
+                raise
+            return None
+
+    def _amqp(self) -> pika.BlockingConnection:
+        if self._broker is None or not self._broker.is_open:
+            self._broker, self._channel = connect(self._settings.rabbitmq_url, name="outbox registry"), None
+        return self._broker
+
+    def _amqp_channel(self) -> Any:
+        if self._channel is None or not self._channel.is_open or self._broker is None or not self._broker.is_open:
+            self._channel = self._amqp().channel()
+        return self._channel
+
+    def _database(self) -> Conn:
+        if self._conn is None or self._conn.closed:
+            self._conn = database.connect(self._settings.conninfo, name="relay registry")
+        return self._conn
+
+    def _drop(self) -> None:
+        try:
+            if self._broker is not None and self._broker.is_open:
+                self._broker.close()
+        except (AMQPError, OSError):
+            pass
+        if self._conn is not None:
+            self._conn.close()
+        self._broker = self._channel = self._conn = None

@@ -1,0 +1,222 @@
+"""The relay: claims due rows, publishes them with confirms, marks what was confirmed. Any number of relays may run.
+
+`Lane` is the hot path; `Registry` knows the queues, their epochs and the room in the broker; `Keeper` (in
+`outbox/keeper.py`) promotes, grants, rescues and finds what the broker lost.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from types import FrameType
+
+import psycopg
+
+from outbox import database, logs
+from outbox.health import Health
+from outbox.keeper import Keeper
+from outbox.lease import Lease
+from outbox.ledger import Conn, Due, Ledger
+from outbox.logs import get_logger
+from outbox.metrics import CONFIRM_SECONDS, PUBLISHED, REFUSED, RELAY_READY
+from outbox.publisher import Publisher, Report, Unpublished
+from outbox.registry import Registry
+from outbox.settings import Settings
+from outbox.topology import Topology
+from outbox.wake import CHANNEL
+
+__all__ = ["Relay", "main"]
+
+log = get_logger("outbox.relay")
+
+
+class Relay:
+    """The threads of one relay process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.ledger = Ledger(settings.schema_name)
+        self.topology = Topology(prefix=settings.queue_prefix, ledger=self.ledger)
+        self.wake = threading.Event()
+        self.stopping = threading.Event()
+        self.publisher = Publisher(
+            settings.rabbitmq_url,
+            self.topology,
+            confirm_timeout=settings.confirm_timeout,
+            on_ready=self._broker_is_back,
+        )
+        self.registry = Registry(settings, self.ledger, self.topology, wake=self.wake)
+        self.keeper = Keeper(settings, self.ledger, self.registry, wake=self.wake)
+        self.lease = Lease(self.ledger, lambda: self.connect("lease"), kind="relay", lease=settings.lease)
+        self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
+        self._listener = threading.Thread(target=self._listen, name="outbox-listen", daemon=True)
+
+    def start(self) -> None:
+        self.lease.start()
+        self.publisher.start()
+        self.registry.start()
+        self.keeper.start()
+        if self.settings.listen:
+            self._listener.start()
+        for lane in self.lanes:
+            lane.start()
+
+    def stop(self) -> None:
+        """Let the batches that are under way be confirmed and marked, then go."""
+        self.stopping.set()
+        self.wake.set()
+        for lane in self.lanes:
+            lane.join(timeout=self.settings.shutdown_grace.total_seconds())
+        self.publisher.stop()
+        self.keeper.stop()
+        self.registry.stop()
+        self.lease.stop()
+
+    @property
+    def alive(self) -> bool:
+        return all(lane.is_alive() for lane in self.lanes) and self.keeper.alive and self.registry.alive
+
+    def connect(self, name: str, *, idle_in_transaction: timedelta | None = None) -> Conn:
+        return database.connect(self.settings.conninfo, name=f"relay {name}", idle_in_transaction=idle_in_transaction)
+
+    def _broker_is_back(self) -> None:
+        self.registry.verify_all()
+        self.wake.set()
+
+    def _listen(self) -> None:
+        """A hint: somebody committed rows. The poll finds them without it."""
+        while not self.stopping.is_set():
+            try:
+                with self.connect("listen") as conn:
+                    conn.execute(f"listen {CHANNEL}")
+                    self.wake.set()
+                    while not self.stopping.is_set():
+                        for _ in conn.notifies(timeout=5, stop_after=1):
+                            self.wake.set()
+            except psycopg.Error as error:
+                log.warning("no wake-ups for now, polling", error=str(error).strip())
+                self.stopping.wait(1)
+
+
+class Lane(threading.Thread):
+    """One batch at a time: claim, publish, wait for the confirms, mark. The row locks live exactly that long.
+
+    The first lane serves what trickles in; the others join while there is a backlog, so that the database's work
+    and the broker's overlap.
+    """
+
+    def __init__(self, relay: Relay, number: int) -> None:
+        super().__init__(name=f"outbox-lane-{number}", daemon=True)
+        self.relay = relay
+        self.number = number
+        self._conn: Conn | None = None
+        self._single: set[object] = set()
+
+    def run(self) -> None:
+        relay = self.relay
+        while not relay.stopping.is_set():
+            try:
+                if not relay.publisher.wait_ready(0.5):
+                    time.sleep(0 if relay.publisher.ready else 0.05)
+                    continue
+                if self.number and not relay.registry.backlog.wait(0.5):
+                    continue
+                if not self.serve():
+                    self._rest()
+            except psycopg.Error as error:
+                log.warning("the database does not answer", lane=self.number, error=str(error).strip())
+                self._drop_connection()
+                relay.stopping.wait(0.5)
+            except Exception:
+                log.exception("lane failed", lane=self.number)
+                self._drop_connection()
+                relay.stopping.wait(1)
+        self._drop_connection()
+
+    def serve(self) -> int:
+        """Claim and publish one batch. Answers how many rows were claimed."""
+        relay, batch = self.relay, self.relay.settings.relay_batch
+        if self.number == 0:
+            relay.wake.clear()
+        epochs, room = relay.registry.snapshot()
+        if not room:
+            return 0
+        if self._conn is None or self._conn.closed:
+            stall = relay.settings.confirm_timeout + timedelta(seconds=15)
+            self._conn = relay.connect(f"lane {self.number}", idle_in_transaction=stall)
+        with self._conn.transaction():
+            rows = relay.ledger.claim_due(self._conn, room=room, batch=batch)
+            if rows:
+                self._publish(self._conn, rows, epochs)
+        relay.registry.took(rows)
+        self._note_backlog(len(rows), batch)
+        return len(rows)
+
+    def _publish(self, conn: Conn, rows: list[Due], epochs: Mapping[str, int]) -> None:
+        relay, began = self.relay, time.perf_counter()
+        limit = relay.settings.confirm_timeout.total_seconds() + 5
+        try:
+            report = relay.publisher.publish(rows).result(timeout=limit)
+        except Unpublished as error:
+            if len(rows) > 1:
+                self._publish_one_by_one(conn, rows, epochs)
+                return
+            report = Report([], [rows[0].id], [], 0)
+            log.error("the broker refuses this task's message", task_id=str(rows[0].id), reason=str(error))
+        CONFIRM_SECONDS.observe(time.perf_counter() - began)
+        if report.confirmed:
+            relay.ledger.mark_published(conn, report.confirmed, epochs=epochs)
+            PUBLISHED.inc(len(report.confirmed))
+        if report.refused:
+            REFUSED.inc(len(report.refused))
+            relay.ledger.push_back(conn, [(id, "the broker refused the message") for id in report.refused])
+        if report.returned:
+            relay.registry.missing(report.returned)
+
+    def _publish_one_by_one(self, conn: Conn, rows: list[Due], epochs: Mapping[str, int]) -> None:
+        """Some row of this batch made the broker close the channel: find it without holding up the others."""
+        for row in rows:
+            if self.relay.publisher.wait_ready(5) and not self.relay.stopping.is_set():
+                self._publish(conn, [row], epochs)
+
+    def _note_backlog(self, claimed: int, batch: int) -> None:
+        if claimed >= batch // 2:
+            self.relay.registry.backlog.set()
+        elif claimed == 0:
+            self.relay.registry.backlog.clear()
+
+    def _rest(self) -> None:
+        if self.number == 0:
+            self.relay.wake.wait(self.relay.settings.relay_poll.total_seconds())
+
+    def _drop_connection(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+        self._conn = None
+
+
+def main(settings: Settings) -> int:
+    """Run a relay until SIGTERM or SIGINT. Answers the process's exit code."""
+    logs.configure(settings.log_format, settings.log_level)
+    relay, stop = Relay(settings), threading.Event()
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    RELAY_READY.set_function(lambda: float(relay.publisher.ready))
+    health = Health(
+        settings.health_host, settings.health_port, live=lambda: relay.alive, ready=lambda: relay.lease.valid
+    )
+    health.start()
+    relay.start()
+    log.info("relay started", lanes=settings.relay_lanes, batch=settings.relay_batch)
+    stop.wait()
+    relay.stop()
+    health.stop()
+    log.info("relay stopped")
+    return 0

@@ -1,0 +1,160 @@
+"""Settling: outcome first, acknowledgement afterwards, many at once."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from outbox.enqueue import row_of
+from outbox.ledger import Conn, Failure, Finished, Ledger
+from outbox.logs import get_logger
+from outbox.run import Outcome, Run
+
+__all__ = ["Settler", "record"]
+
+log = get_logger("outbox.settler")
+
+BATCH = 200
+LINGER = 0.003
+
+
+class Settler:
+    """One thread, one connection: whatever ended since the last commit is recorded by the next one.
+
+    While the database is away the outcomes wait here, and no message is acknowledged. A batch that PostgreSQL
+    refuses is split until the culprit is alone; a success that cannot be recorded becomes a failure with that reason.
+    """
+
+    def __init__(
+        self, ledger: Ledger, connect: Callable[[], Conn], *, settled: Callable[[Sequence[Run]], None]
+    ) -> None:
+        self._ledger = ledger
+        self._connect = connect
+        self._settled = settled
+        self._ended: queue.SimpleQueue[Run | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._settle_all, name="outbox-settler", daemon=True)
+        self._conn: Conn | None = None
+        self._abandon = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, run: Run) -> None:
+        """Record this run's outcome soon. Returns at once."""
+        self._ended.put(run)
+
+    def stop(self, timeout: float) -> bool:
+        """Record what has ended, within the time. What is left is rescued elsewhere."""
+        self._ended.put(None)
+        self._thread.join(timeout)
+        self._abandon.set()
+        return not self._thread.is_alive()
+
+    def _settle_all(self) -> None:
+        last = False
+        while not last:
+            runs, last = self._gather()
+            self._settle(runs)
+        if self._conn is not None:
+            self._conn.close()
+
+    def _gather(self) -> tuple[list[Run], bool]:
+        first = self._ended.get()
+        if first is None:
+            return [], True
+        runs, until = [first], time.monotonic() + LINGER
+        while len(runs) < BATCH:
+            try:
+                run = self._ended.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if run is None:
+                return runs, True
+            runs.append(run)
+        return runs, False
+
+    def _settle(self, runs: list[Run]) -> None:
+        while runs and not self._abandon.is_set():
+            try:
+                self._conn = self._conn or self._connect()
+                with self._conn.transaction():
+                    record(self._conn, self._ledger, runs)
+                break
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                if self._conn is not None and not self._conn.closed and not self._conn.broken:
+                    log.warning("settling again", runs=len(runs), error=str(error).strip())
+                else:
+                    log.warning("outcomes wait: the database does not answer", runs=len(runs), error=str(error).strip())
+                    self._conn = None
+                self._abandon.wait(timeout=0.5)
+            except psycopg.Error as error:
+                self._split(runs, error)
+                return
+        self._settled(runs)
+
+    def _split(self, runs: list[Run], error: psycopg.Error) -> None:
+        if len(runs) > 1:
+            half = len(runs) // 2
+            self._settle(runs[:half])
+            self._settle(runs[half:])
+            return
+        run = runs[0]
+        log.error("this outcome cannot be recorded", task_id=str(run.task_id), error=str(error).strip())
+        if run.outcome is not None and run.outcome.name == "failed" and not run.children and not run.after_failure:
+            self._settled(runs)  # given up: the rescue of unlisted runs makes it due again
+            return
+        run.children, run.after_failure = [], []
+        run.outcome = Outcome("failed", error=f"the outcome could not be recorded: {error}", wait=15.0, counts=True)
+        self._settle(runs)
+
+
+def record(conn: Conn, ledger: Ledger, runs: Sequence[Run]) -> None:
+    """Write these outcomes, and the tasks that the runs enqueued, in the caller's transaction."""
+    ended = [
+        (run, _finished(run), run.outcome or Outcome("failed", error="no outcome", wait=15.0, counts=True))
+        for run in runs
+    ]
+    mine = set()
+    if wins := [done for _, done, outcome in ended if outcome.name == "succeeded"]:
+        mine |= set(ledger.record_successes(conn, wins))
+    again = [
+        _failure(done, outcome)
+        for _, done, outcome in ended
+        if outcome.name != "succeeded" and outcome.wait is not None
+    ]
+    over = [_failure(done, outcome) for _, done, outcome in ended if outcome.name == "dead"]
+    stopped = [_failure(done, outcome) for _, done, outcome in ended if outcome.name == "cancelled"]
+    if again:
+        settled = set(ledger.record_again(conn, again))
+        mine |= settled
+        stopped += [f for f in again if f.run.id not in settled]  # cancel was asked for, or somebody else's by now
+    if over:
+        mine |= set(ledger.record_dead(conn, over))
+    if stopped:
+        mine |= set(ledger.record_cancelled(conn, stopped))
+    children = [child for run, _, outcome in ended if run.task_id in mine for child in _children(run, outcome)]
+    if children:
+        ledger.enqueue(conn, f"[{','.join(map(row_of, children))}]")
+    for run, _, outcome in ended:
+        if run.task_id not in mine:
+            log.warning("late outcome ignored", task_id=str(run.task_id), run=str(run.run_id), outcome=outcome.name)
+
+
+def _children(run: Run, outcome: Outcome) -> list:  # type: ignore[type-arg]
+    if outcome.name == "succeeded":
+        return run.children + run.after_failure
+    return run.after_failure
+
+
+def _finished(run: Run) -> Finished:
+    now = time.monotonic()
+    finished = run.finished or now
+    return Finished(run.task_id, run.run_id, finished - (run.started or finished), now - finished)
+
+
+def _failure(run: Finished, outcome: Outcome) -> Failure:
+    return Failure(run, outcome.name, outcome.error, outcome.traceback, outcome.wait, outcome.counts)

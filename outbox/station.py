@@ -1,0 +1,263 @@
+"""The station of a worker process: what it holds, what runs, how much more it may take, and how it says so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from outbox.ledger import Claimed, Conn, Finished, Ledger
+from outbox.lease import Lease, Report
+from outbox.logs import get_logger
+from outbox.run import Run
+from outbox.settler import Settler
+
+if TYPE_CHECKING:
+    import dramatiq
+
+    from outbox.consumer import OutboxConsumer
+
+__all__ = ["Station"]
+
+log = get_logger("outbox.station")
+
+#: A claimed task that has not started after this long goes back: another process may be idle.
+PATIENCE = 2.0
+#: Claim ahead what the threads do in about this many seconds.
+AHEAD = 0.05
+
+
+class Station:
+    """Shared by the consumers and threads of one worker process.
+
+    HELD (claimed, not started) stays within a small number: two for slow tasks, more only where tasks take
+    milliseconds. A suspect runs alone: nothing else is claimed until the process is empty, and until it ended (I6).
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        connect: Callable[[str], Conn],
+        engine: Callable[[], Engine],
+        *,
+        threads: int,
+        lease: timedelta,
+    ) -> None:
+        self.ledger = ledger
+        self.connect = connect
+        self.threads = threads
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._runs: dict[UUID, tuple[Run, OutboxConsumer, int]] = {}
+        self._consumers: dict[str, OutboxConsumer] = {}
+        self._claimed_through: dict[str, datetime] = {}
+        self._mean = 0.05
+        self._in_hand = 0
+        self._leaving: list[Run] = []
+        self._alone: OutboxConsumer | None = None
+        self.stopping = False
+        self.settler = Settler(ledger, lambda: connect("settle"), settled=self._settled)
+        self.lease = Lease(
+            ledger, lambda: connect("lease"), kind="worker", lease=lease, threads=threads, report=self._report,
+            on_cancel=self._request_cancels, on_outlawed=self._drop_everything,
+        )  # fmt: skip
+        self._keeper = threading.Thread(target=self._keep, name="outbox-station", daemon=True)
+
+    def start(self) -> None:
+        self.settler.start()
+        self.lease.start()
+        self._keeper.start()
+
+    def drain(self) -> None:
+        """Claim nothing more; what has not started goes to others at once."""
+        self.stopping = True
+        try:
+            self._give_back(older_than=0.0)
+        except psycopg.Error as error:
+            log.warning("could not give back, leaving will", error=str(error).strip())
+
+    def stop(self, timeout: float) -> None:
+        """Record what ended, and leave: what is still claimed is due again."""
+        self.settler.stop(timeout)
+        self.lease.stop()
+
+    # ------------------------------------------------------------------ capacity
+
+    def opens(self, consumer: OutboxConsumer) -> None:
+        with self._lock:
+            self._consumers[consumer.queue_name] = consumer
+        self.lease.beat_now()
+
+    def closes(self, consumer: OutboxConsumer) -> None:
+        with self._lock:
+            if self._consumers.get(consumer.queue_name) is consumer:
+                del self._consumers[consumer.queue_name]
+            if self._alone is consumer and not self._runs_alone():
+                self._alone = None
+
+    def room(self) -> int:
+        """How many more may be claimed now; 0 until enough came free to make the claim worth it."""
+        if self.stopping or self._alone is not None or not self.lease.valid:
+            return 0
+        capacity = self.threads + self._slack()
+        free = capacity - self._in_hand
+        return free if free >= min(self.threads, capacity // 2) or self._in_hand < self.threads else 0
+
+    def ask_to_be_alone(self, consumer: OutboxConsumer) -> bool:
+        """Whether this consumer may claim a suspect now: nothing else is in hand, and nothing will be."""
+        with self._lock:
+            if self._alone is None and not self.stopping:
+                self._alone = consumer
+            return self._alone is consumer and self._in_hand == 0 and self.lease.valid
+
+    def no_longer_alone(self, consumer: OutboxConsumer) -> None:
+        with self._lock:
+            if self._alone is consumer:
+                self._alone = None
+        self._nudge()
+
+    def _runs_alone(self) -> bool:
+        return any(run.alone for run, _, _ in self._runs.values())
+
+    def _slack(self) -> int:
+        return max(2, min(16 * self.threads, int(self.threads * AHEAD / self._mean)))
+
+    @property
+    def short_tasks(self) -> bool:
+        """Whether tasks are so short that waiting for the next delivery would cost."""
+        return self._mean < 0.02
+
+    # ------------------------------------------------------------------ the life of a run here
+
+    def holds(
+        self, claimed: Claimed, message: dramatiq.Message[Any], consumer: OutboxConsumer, tag: int, *, alone: bool
+    ) -> Run:
+        run = Run(
+            task_id=claimed.id, run_id=claimed.run_id, attempt=claimed.attempt, failures=claimed.failures,
+            max_attempts=claimed.max_attempts, lane=claimed.lane, message=message, station=self, alone=alone,
+        )  # fmt: skip
+        with self._lock:
+            self._runs[run.run_id] = (run, consumer, tag)
+            self._in_hand += 1
+            if claimed.published_at is not None:
+                self._claimed_through[consumer.queue_name] = claimed.published_at
+        return run
+
+    def starts(self, run: Run) -> bool:
+        """Whether the run may start: not given back meanwhile, and the lease still ours to trust (I7)."""
+        with self._lock:
+            if run.given_back or not self.lease.valid:
+                return False
+            run.started = time.monotonic()
+            return True
+
+    def ends(self, run: Run) -> None:
+        """The run's outcome is known: hand it to the settler."""
+        if run.started is not None and run.finished is not None:
+            self._mean += 0.05 * ((run.finished - run.started) - self._mean)
+        with self._lock:
+            if run.run_id not in self._runs:
+                return
+            self._in_hand -= 1
+        if run.recorded:
+            self._settled([run])
+        else:
+            self.settler.put(run)
+            self._nudge_if_room()
+
+    def _settled(self, runs: Sequence[Run]) -> None:
+        consumers = set()
+        for run in runs:
+            with self._lock:
+                found = self._runs.pop(run.run_id, None)
+                if run.alone and not self._runs_alone():
+                    self._alone = None
+            if found is not None:
+                _, consumer, tag = found
+                consumer.acknowledge(tag)
+                consumers.add(consumer)
+        for consumer in consumers:
+            consumer.flush()
+        if any(run.alone for run in runs):
+            self._nudge()
+
+    def session(self) -> Session:
+        return Session(self._engine(), expire_on_commit=False)
+
+    def record(self, run: Run, session: Session) -> bool:
+        """Record the run's success through the session's own connection, in its transaction (I9)."""
+        now = time.monotonic()
+        done = Finished(run.task_id, run.run_id, now - (run.started or now), 0.0)
+        return bool(self.ledger.record_successes(_driver(session), [done]))
+
+    # ------------------------------------------------------------------ housekeeping
+
+    def _keep(self) -> None:
+        while not self.stopping:
+            time.sleep(PATIENCE / 4)
+            try:
+                self._give_back(older_than=PATIENCE)
+            except Exception as error:
+                log.warning("could not give back what waits here", error=str(error).strip())
+
+    def _give_back(self, *, older_than: float) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._leaving += self._withdraw(
+                [run for run, _, _ in self._runs.values() if now - run.held_since >= older_than]
+            )
+            leaving = list(self._leaving)
+        if leaving:
+            with self.connect("give back") as conn:
+                self.ledger.give_back(conn, [(run.task_id, run.run_id) for run in leaving])
+            log.info("given back, not started", tasks=len(leaving))
+            self._leaving = [run for run in self._leaving if run not in leaving]
+            self._settled(leaving)
+
+    def _withdraw(self, runs: Sequence[Run]) -> list[Run]:
+        """Those of these runs that have not started: they will not start here any more. Under the lock."""
+        unstarted = [run for run in runs if run.started is None and not run.given_back and run.outcome is None]
+        for run in unstarted:
+            run.given_back = True
+        self._in_hand -= len(unstarted)
+        return unstarted
+
+    def _drop_everything(self) -> None:
+        with self._lock:
+            dropped = self._withdraw([run for run, _, _ in self._runs.values()])
+        self._settled(dropped)
+
+    def _request_cancels(self, runs: Sequence[UUID]) -> None:
+        with self._lock:
+            found = [self._runs[run_id][0] for run_id in runs if run_id in self._runs]
+        for run in found:
+            run.request_cancel()
+
+    def _report(self) -> Report:
+        with self._lock:
+            return Report(
+                runs=list(self._runs),
+                running=[run_id for run_id, (run, _, _) in self._runs.items() if run.started is not None],
+                queues=sorted(self._consumers),
+                unclaimed=sum(consumer.unclaimed for consumer in self._consumers.values()),
+                claimed_through={name: at.isoformat() for name, at in self._claimed_through.items()},
+            )
+
+    def _nudge_if_room(self) -> None:
+        if self._in_hand <= self.threads:
+            self._nudge()
+
+    def _nudge(self) -> None:
+        for consumer in list(self._consumers.values()):
+            consumer.nudge()
+
+
+def _driver(session: Session) -> Conn:
+    return cast(Conn, session.connection().connection.driver_connection)

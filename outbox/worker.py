@@ -1,0 +1,82 @@
+"""The worker process: one Dramatiq worker, watched; a dead thread is replaced, SIGTERM finishes what runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from types import FrameType
+
+import dramatiq
+
+from outbox import app, logs
+from outbox.errors import ConfigurationError
+from outbox.health import Health
+from outbox.logs import get_logger
+from outbox.settings import Settings
+
+__all__ = ["main"]
+
+log = get_logger("outbox.worker")
+
+
+def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> int:
+    """Run the app's actors until SIGTERM or SIGINT. Answers the process's exit code.
+
+    On the first signal nothing more is claimed, what has not started goes to other workers at once, and what runs
+    may finish within `shutdown_grace`; a second signal ends the process now: its tasks are rescued.
+    """
+    logs.configure(settings.log_format, settings.log_level)
+    logging.getLogger("dramatiq").setLevel(max(logging.WARNING, logging.getLogger().level))
+    broker = app.load(settings.app)
+    unknown = set(queues) - broker.get_declared_queues()
+    if unknown:
+        known = ", ".join(sorted(broker.get_declared_queues())) or "none"
+        raise ConfigurationError(f"no actor uses the queue {', '.join(sorted(unknown))}; there are: {known}")
+
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise SystemExit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+
+    broker.emit_after("process_boot")
+    worker = dramatiq.Worker(broker, queues=set(queues) or None, worker_threads=threads, worker_timeout=1000)
+    worker.start()
+    health = Health(
+        settings.health_host,
+        settings.health_port,
+        live=lambda: _alive(worker),
+        ready=lambda: broker.station.lease.valid,
+    )
+    health.start()
+    log.info("worker started", queues=sorted(worker.consumers), threads=threads)
+    while not stop.wait(1.0):
+        _replace_dead_threads(worker)
+    log.info("worker stops: what runs may finish", grace=settings.shutdown_grace.total_seconds())
+    worker.stop(timeout=_milliseconds(settings.shutdown_grace))
+    health.stop()
+    log.info("worker stopped")
+    return 0
+
+
+def _alive(worker: dramatiq.Worker) -> bool:
+    return all(thread.is_alive() for thread in (*worker.workers, *worker.consumers.values()))
+
+
+def _replace_dead_threads(worker: dramatiq.Worker) -> None:
+    """Dramatiq never notices that a BaseException killed a worker thread; we do."""
+    for thread in [each for each in worker.workers if not each.is_alive()]:
+        log.error("a worker thread died and is replaced", thread=thread.name)
+        worker.workers.remove(thread)
+        worker._add_worker()
+
+
+def _milliseconds(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)
