@@ -13,8 +13,6 @@ from deploy.local.place import ROOT, Place, PlaceTaken, take
 from deploy.local.server import ServerFailed
 from deploy.local.signals import Signals
 
-DIRECTORY = ROOT / ".dev"
-
 
 def main(words: list[str]) -> int:
     """Exit codes: 0 all went well, 1 it did not, 2 usage."""
@@ -22,7 +20,7 @@ def main(words: list[str]) -> int:
     if arguments.command == "receivers":
         return _receivers()
     try:
-        return _run(arguments, take(DIRECTORY))
+        return _run(arguments, take(arguments.directory.absolute()))
     except PlaceTaken as taken:
         print(f"{taken}: stop it first.", file=sys.stderr)
         return 1
@@ -33,6 +31,7 @@ def main(words: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description="The whole system on this machine.")
+    parser.add_argument("--directory", type=Path, default=ROOT / ".dev", help="where everything lies (.dev)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="everything, kept alive until Ctrl-C")
     demo = commands.add_parser("demo", help="everything, with traffic and a live screen")
@@ -111,7 +110,7 @@ def _receivers() -> int:
 def _clean(place: Place) -> int:
     from deploy.local.supervisor import clear
 
-    for slot in (DIRECTORY / "test").glob("*/"):
+    for slot in (place.directory / "test").glob("*/"):
         clear(take(slot))  # PlaceTaken while tests run there
     clear(place)
     return 0

@@ -89,7 +89,7 @@ class Surroundings:
             "DATABASE_URL": self.database_url,
             "RABBITMQ_URL": self.rabbitmq_url,
             "SMTP_URL": self.smtp_url,
-            "DASHBOARD_URL": f"{self.api_url}/dashboard",
+            "DASHBOARD_URL": f"{self.api_url}/",
             "WEBHOOK_RECEIVER_URL": self.webhook_receiver_url,
         }
         write_atomically(file, "".join(f"export {name}={value}\n" for name, value in told.items()), mode=0o600)
