@@ -1,1 +1,16 @@
-"""What leaves the house: mail, webhooks, receipts, statistics."""
+"""What leaves the house: mail, webhooks, receipts, statistics.
+
+This is the module for `OUTBOX_APP` and for plain `dramatiq`: importing it makes the broker and declares every actor.
+It opens no connection.
+"""
+
+import dramatiq
+
+from outbox import OutboxBroker
+
+broker = OutboxBroker()
+dramatiq.set_broker(broker)
+
+from actors import analytics, mail, receipts, webhooks  # noqa: E402  the actors need the broker first
+
+__all__ = ["analytics", "broker", "mail", "receipts", "webhooks"]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf import PdfReader
 
-from actors.receipts.document import Line, Receipt, amount, render
+from actors.receipts.document import render
+from actors.receipts.order import Line, Receipt, amount
 
 
 def receipt(*lines: Line, email: str = "ada@example.com") -> Receipt:

@@ -1,0 +1,129 @@
+"""A mail on its way: built and stored in the caller's transaction, sent by a task with the same id."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import dramatiq
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from actors import outside
+from actors.database import transaction
+from actors.mail.address import parse
+from actors.mail.message import Attachment, Draft, Mailbox, build, message_id
+from actors.mail.replies import Outcome, Permanent, Sent, Temporary, TransportTrouble
+from actors.tables import Mail
+from outbox import Permanent as Hopeless
+from outbox import Snooze, Task, current_run, enqueue
+
+# How long a mail waits while the server cannot be used: five seconds at first, then longer each time.
+_TROUBLE = timedelta(seconds=5)
+_TROUBLE_MOST = timedelta(minutes=10)
+_UNCERTAIN = timedelta(minutes=15)
+_MOST_COPIES = 2
+
+
+class RefusedForNow(Exception):
+    """The server refused the mail with a temporary reply: a failure, tried again with backoff."""
+
+
+def prepare(
+    session: Session,
+    *,
+    to: str,
+    subject: str,
+    text: str | None = None,
+    html: str | None = None,
+    attachments: Sequence[Attachment] = (),
+    headers: Mapping[str, str] | None = None,
+    send_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> Mail:
+    """Build a mail's bytes, once and for all attempts, and add its row to the session. `enqueue_mail` sends it.
+
+    `mail.id` is known at once. Raises AddressRefused, HeaderRefused or MessageRefused, whose texts repeat no input.
+    """
+    sender, recipient = outside.sender(), Mailbox(parse(to))
+    mail_id = uuid7()
+    draft = Draft(sender, recipient, subject, text, html, attachments, headers)
+    mail = Mail(
+        id=mail_id,
+        sender=str(sender.address),
+        recipient=str(recipient.address),
+        subject=subject,
+        message_id=message_id(mail_id, sender.address.domain),
+        body=build(draft, mail_id=mail_id, date=send_at or datetime.now(UTC)),
+        send_at=send_at,
+        expires_at=expires_at,
+    )
+    session.add(mail)
+    return mail
+
+
+def enqueue_mail(session: Session, mail: Mail) -> Task:
+    """Send the mail once the session's transaction commits: at `send_at` if it has one, never after `expires_at`."""
+    return enqueue(
+        session, send_mail.message(str(mail.id)), task_id=mail.id, run_at=mail.send_at, expires_at=mail.expires_at
+    )
+
+
+# Tried again for about four days, as RFC 5321 §4.5.4.1 asks; the time limit leaves room for the final dot's patience.
+@dramatiq.actor(
+    queue_name="mail", max_retries=24, min_backoff=30_000, max_backoff=6 * 3_600_000, time_limit=30 * 60_000
+)
+def send_mail(mail_id: str) -> None:
+    """One SMTP conversation. Trouble of the transport costs no attempt; a mail that may have arrived is repeated at
+    most once, with the same bytes."""
+    with transaction() as session:
+        mail = session.get(Mail, UUID(mail_id))
+        now = session.scalars(select(func.clock_timestamp())).one()
+    if mail is None:
+        raise Hopeless("the mail no longer exists")
+    if mail.status == "sent":
+        return
+    if mail.expires_at is not None and mail.expires_at <= now:
+        raise Hopeless("the mail expired before it was sent")
+    outcome = outside.transport().send(mail.body, sender=parse(mail.sender), recipient=parse(mail.recipient))
+    if isinstance(outcome, Sent):
+        _record(current_run().session(), mail.id, outcome).sent_at = func.clock_timestamp()
+        return
+    with transaction() as session:
+        mail = _record(session, mail.id, outcome)
+    raise _verdict(mail, outcome)
+
+
+def _record(session: Session, mail_id: UUID, outcome: Outcome) -> Mail:
+    """The reply as evidence, and what follows from it for the mail."""
+    mail = session.get_one(Mail, mail_id, with_for_update=True)
+    mail.attempts += 1
+    mail.reply = str(outcome.reply)
+    mail.reply_at = func.clock_timestamp()
+    if isinstance(outcome, Sent):
+        mail.status = "sent"
+    elif isinstance(outcome, Permanent):
+        mail.status = "refused"
+    elif isinstance(outcome, TransportTrouble):
+        mail.troubles += 1
+    elif not isinstance(outcome, Temporary):
+        mail.status, mail.uncertain = "uncertain", mail.uncertain + 1
+    return mail
+
+
+def _verdict(mail: Mail, outcome: Outcome) -> Exception:
+    reason = str(outcome.reply)
+    if isinstance(outcome, Permanent):
+        return Hopeless(reason)
+    if isinstance(outcome, Temporary):
+        return RefusedForNow(reason)
+    if isinstance(outcome, TransportTrouble):
+        return Snooze(outcome.wait or _growing_wait(mail.troubles), reason)
+    if mail.uncertain >= _MOST_COPIES:
+        return Hopeless(f"{reason}; it may have arrived already, and is not sent a third time")
+    return Snooze(_UNCERTAIN, f"{reason}; it may have arrived already")
+
+
+def _growing_wait(troubles: int) -> timedelta:
+    doublings = min(max(troubles - 1, 0), 10)
+    return min(_TROUBLE * (1 << doublings), _TROUBLE_MOST)

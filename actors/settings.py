@@ -1,0 +1,71 @@
+"""Settings of what leaves the house: read once, when the first mail or webhook needs them."""
+
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+def _listed(value: Any) -> Any:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+def _networks(value: Any) -> Any:
+    return tuple(ip_network(item) if isinstance(item, str) else item for item in _listed(value))
+
+
+def _seconds(value: Any) -> Any:
+    return timedelta(seconds=float(value)) if isinstance(value, str) else value
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)]
+Duration = Annotated[timedelta, BeforeValidator(_seconds)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Durations are seconds in the environment, `timedelta` in the code."""
+
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+
+    smtp_url: SecretStr = Field(
+        default=SecretStr("smtp://localhost:25"),
+        validation_alias="SMTP_URL",
+        description="smtp://, smtp+starttls:// or smtps://, with user and password",
+    )
+    mail_from: str = Field(
+        default="noreply@example.com",
+        validation_alias="MAIL_FROM",
+        description="sender of every mail: an address, or a name and <an address>",
+    )
+    secret_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="SECRET_KEY",
+        description="encrypts secrets at rest: at least 32 random characters, the same for every process",
+    )
+    webhook_allowed_networks: Networks = Field(
+        default=(),
+        validation_alias="WEBHOOK_ALLOWED_NETWORKS",
+        description="CIDRs that are private and yet allowed, also over plain http",
+    )
+    webhook_denied_networks: Networks = Field(
+        default=(),
+        validation_alias="WEBHOOK_DENIED_NETWORKS",
+        description="CIDRs that are public and yet forbidden",
+    )
+    webhook_allowed_hosts: Names = Field(
+        default=frozenset(),
+        validation_alias="WEBHOOK_ALLOWED_HOSTS",
+        description="local names that endpoints may have; their addresses are vetted like all others",
+    )
+    webhook_deadline: Duration = Field(
+        default=timedelta(seconds=15),
+        gt=timedelta(0),
+        le=timedelta(seconds=60),
+        validation_alias="WEBHOOK_DEADLINE",
+        description="the longest that one attempt may take, from name lookup to the end of the answer",
+    )

@@ -1,0 +1,110 @@
+"""Endpoints and their secrets. A secret leaves this module in clear only when it is new, and to sign."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from actors import outside
+from actors.tables import Endpoint, EndpointSecret
+from actors.webhooks import headers as custom_headers
+from actors.webhooks.address import parse
+from actors.webhooks.event_types import check_patterns
+from actors.webhooks.signing import SigningKey, generate_secret, parse_secret
+
+OVERLAP = timedelta(hours=24)
+MAX_OVERLAP = timedelta(days=7)
+
+
+def create_endpoint(
+    session: Session,
+    *,
+    url: str,
+    event_types: Sequence[str],
+    description: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> tuple[Endpoint, str]:
+    """A new, enabled endpoint and its secret, which cannot be read again.
+
+    Raises AddressRefused, EventTypeRefused, HeaderRefused, or SecretKeyMissing without SECRET_KEY.
+    """
+    endpoint = Endpoint(
+        id=uuid7(),
+        url=str(parse(url, policy=outside.policy())),
+        event_types=check_patterns(event_types),
+        description=description,
+        headers=custom_headers.check(headers or {}),
+        secrets=[],
+    )
+    session.add(endpoint)
+    return endpoint, _add_secret(endpoint)
+
+
+def change_endpoint(
+    endpoint: Endpoint,
+    *,
+    url: str | None = None,
+    event_types: Sequence[str] | None = None,
+    description: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    enabled: bool | None = None,
+) -> None:
+    """Change what is given, by the rules of `create_endpoint`. Nothing is changed if one of them is refused."""
+    new_url = None if url is None else str(parse(url, policy=outside.policy()))
+    new_types = None if event_types is None else check_patterns(event_types)
+    new_headers = None if headers is None else custom_headers.check(headers)
+    endpoint.url = new_url or endpoint.url
+    endpoint.event_types = new_types or endpoint.event_types
+    endpoint.headers = endpoint.headers if new_headers is None else new_headers
+    endpoint.description = endpoint.description if description is None else description
+    if enabled is True:
+        enable(endpoint)
+    elif enabled is False:
+        disable(endpoint, reason="disabled by its owner")
+    endpoint.updated_at = func.clock_timestamp()
+
+
+def enable(endpoint: Endpoint) -> None:
+    endpoint.enabled, endpoint.disabled_at, endpoint.disabled_reason = True, None, None
+
+
+def disable(endpoint: Endpoint, *, reason: str) -> None:
+    """Deliver nothing more to it. The first reason stays."""
+    if endpoint.enabled:
+        endpoint.enabled, endpoint.disabled_at, endpoint.disabled_reason = False, func.clock_timestamp(), reason
+
+
+def rotate_secret(session: Session, endpoint: Endpoint, *, overlap: timedelta = OVERLAP) -> str:
+    """A new secret. For the time of `overlap` (at most seven days) the ones before sign too."""
+    if not timedelta() <= overlap <= MAX_OVERLAP:
+        raise ValueError("the overlap lies between nothing and seven days")
+    until = datetime.now(UTC) + overlap
+    for secret in list(endpoint.secrets):
+        if secret.expires_at is not None and secret.expires_at <= datetime.now(UTC):
+            session.delete(secret)
+        elif secret.expires_at is None or secret.expires_at > until:
+            secret.expires_at = until
+    return _add_secret(endpoint)
+
+
+def signing_keys(endpoint: Endpoint, *, now: datetime) -> list[SigningKey]:
+    """The keys that sign at this moment, the newest first."""
+    valid = [secret for secret in endpoint.secrets if secret.expires_at is None or secret.expires_at > now]
+    return [
+        parse_secret(outside.vault().open(secret.sealed, owner=_owner(endpoint.id)))
+        for secret in sorted(valid, key=lambda secret: secret.id, reverse=True)
+    ]
+
+
+def _add_secret(endpoint: Endpoint) -> str:
+    secret = generate_secret()
+    sealed = outside.vault().seal(secret, owner=_owner(endpoint.id))
+    endpoint.secrets.append(EndpointSecret(id=uuid7(), sealed=sealed))
+    return secret
+
+
+def _owner(endpoint_id: UUID) -> str:
+    return f"endpoint {endpoint_id}"

@@ -1,0 +1,164 @@
+"""An event on its way to those who subscribed: one task a delivery, with one body for all of them."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import dramatiq
+from sqlalchemy import ARRAY, Text, cast, func, select
+from sqlalchemy.orm import Session, joinedload
+from uuid_utils.compat import uuid7
+
+from actors import outside
+from actors.database import transaction
+from actors.tables import Delivery, Endpoint, Payload
+from actors.text import storable
+from actors.webhooks import endpoints
+from actors.webhooks.address import parse
+from actors.webhooks.delivery import Answered, Unreachable
+from actors.webhooks.event_types import check_name, matching_patterns
+from actors.webhooks.guard import AddressRefused
+from actors.webhooks.outcomes import Delivered, Gone, Outcome, Refused, Retry, judge
+from actors.webhooks.signing import SigningKey, sign
+from outbox import Permanent, Snooze, Task, current_run, enqueue
+
+# An endpoint may ask us to wait, again and again, but for no longer than this: then its requests count as failures.
+_PATIENCE = timedelta(days=3)
+TEST_EVENT = "webhook.test"
+
+
+class DeliveryFailed(Exception):
+    """No answer, or one that asks for another attempt: a failure, tried again with backoff."""
+
+
+def fan_out(session: Session, *, event_id: UUID, event_type: str, content: bytes, occurred_at: datetime) -> list[Task]:
+    """One delivery to each enabled endpoint that subscribed to the event's type, in the session's transaction.
+
+    `content` is the event's JSON; it goes out as it is, inside `{"type", "timestamp", "data"}`.
+    """
+    check_name(event_type)
+    subscribed = (
+        select(Endpoint)
+        .where(Endpoint.enabled)
+        .where(Endpoint.event_types.overlap(cast(matching_patterns(event_type), ARRAY(Text))))
+        .order_by(Endpoint.id)
+    )
+    with session.no_autoflush:
+        found = session.scalars(subscribed).all()
+    if not found:
+        return []
+    payload = Payload(
+        event_id=event_id, event_type=event_type, body=body_of(event_type, content, occurred_at=occurred_at)
+    )
+    return _deliver(session, payload, found)
+
+
+def send_test(session: Session, endpoint: Endpoint) -> Task:
+    """One delivery of a `webhook.test` event, whatever the endpoint subscribed to."""
+    content = json.dumps({"endpoint_id": str(endpoint.id)}).encode()
+    payload = Payload(
+        event_id=uuid7(), event_type=TEST_EVENT, body=body_of(TEST_EVENT, content, occurred_at=datetime.now(UTC))
+    )
+    (task,) = _deliver(session, payload, [endpoint])
+    return task
+
+
+def body_of(event_type: str, content: bytes, *, occurred_at: datetime) -> bytes:
+    """The body of an event's webhooks. The caller's JSON stays as it was written: numbers, spaces and order of keys."""
+    timestamp = occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return b'{"type":"%b","timestamp":"%b","data":%b}' % (event_type.encode(), timestamp.encode(), content)
+
+
+def _deliver(session: Session, payload: Payload, to: Iterable[Endpoint]) -> list[Task]:
+    tasks = []
+    for endpoint in to:
+        delivery = Delivery(id=uuid7(), endpoint=endpoint, payload=payload, event_type=payload.event_type)
+        session.add(delivery)
+        tasks.append(enqueue(session, deliver_webhook.message(str(delivery.id)), task_id=delivery.id))
+    return tasks
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """A delivery, read from the tables before the endpoint is spoken to."""
+
+    url: str
+    headers: dict[str, str]
+    keys: list[SigningKey]
+    body: bytes
+    created_at: datetime
+
+
+# 5 s, 10 s, 20 s … up to 20 h apart, each a random part sooner: eighteen attempts over about four days.
+@dramatiq.actor(
+    queue_name="webhooks", max_retries=18, min_backoff=5_000, max_backoff=20 * 3_600_000, time_limit=5 * 60_000
+)
+def deliver_webhook(delivery_id: str) -> None:
+    """One signed POST to one endpoint. What came of it is kept with the delivery, whatever it was."""
+    letter = _opened(UUID(delivery_id))
+    if letter is None:
+        return
+    try:
+        url = parse(letter.url, policy=outside.policy())
+    except AddressRefused as refusal:
+        raise Permanent(f"the endpoint's URL is no longer permitted: {refusal}") from None
+    signature = sign(letter.keys, webhook_id=delivery_id, at=datetime.now(UTC), body=letter.body)
+    answer = outside.courier().post(url, headers={**letter.headers, **signature}, body=letter.body)
+    outcome = judge(answer, now=datetime.now(UTC))
+    if isinstance(outcome, Delivered):
+        _record(current_run().session(), UUID(delivery_id), answer, outcome)
+        return
+    with transaction() as session:
+        _record(session, UUID(delivery_id), answer, outcome)
+    raise _verdict(outcome, age=datetime.now(UTC) - letter.created_at)
+
+
+def _opened(delivery_id: UUID) -> _Letter | None:
+    """What is to be posted, or None if it was delivered already."""
+    whole = (joinedload(Delivery.payload), joinedload(Delivery.endpoint).selectinload(Endpoint.secrets))
+    with transaction() as session:
+        delivery = session.scalars(select(Delivery).options(*whole).where(Delivery.id == delivery_id)).one_or_none()
+    if delivery is None:
+        raise Permanent("the endpoint was deleted, and its deliveries with it")
+    if delivery.status == "delivered":
+        return None
+    if not delivery.endpoint.enabled:
+        raise Permanent(f"the endpoint is disabled: {delivery.endpoint.disabled_reason}")
+    return _Letter(
+        url=delivery.endpoint.url,
+        headers=delivery.endpoint.headers,
+        keys=endpoints.signing_keys(delivery.endpoint, now=datetime.now(UTC)),
+        body=delivery.payload.body,
+        created_at=delivery.created_at,
+    )
+
+
+_STATUS: dict[type[Outcome], str] = {Delivered: "delivered", Retry: "failing", Refused: "refused", Gone: "refused"}
+
+
+def _record(session: Session, delivery_id: UUID, answer: Answered | Unreachable, outcome: Outcome) -> None:
+    """The attempt as evidence; an endpoint that is gone is disabled with it."""
+    locked = select(Delivery).where(Delivery.id == delivery_id).with_for_update()
+    delivery = session.scalars(locked).one_or_none()
+    if delivery is None:  # deleted with its endpoint while we spoke
+        return
+    delivery.status = _STATUS[type(outcome)]
+    delivery.attempts += 1
+    delivery.attempted_at = func.clock_timestamp()
+    delivery.delivered_at = func.clock_timestamp() if isinstance(outcome, Delivered) else None
+    delivery.phase, delivery.duration = answer.phase, answer.duration
+    delivery.reason = storable(outcome.reason, octets=1000)
+    delivery.status_code = answer.status if isinstance(answer, Answered) else None
+    delivery.excerpt = answer.excerpt if isinstance(answer, Answered) else None
+    if isinstance(outcome, Gone):
+        endpoints.disable(session.get_one(Endpoint, delivery.endpoint_id), reason=outcome.reason)
+
+
+def _verdict(outcome: Refused | Gone | Retry, *, age: timedelta) -> Exception:
+    if not isinstance(outcome, Retry):
+        return Permanent(outcome.reason)
+    if outcome.wait is not None and age < _PATIENCE:
+        return Snooze(outcome.wait, outcome.reason)
+    return DeliveryFailed(outcome.reason)
