@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -23,17 +22,13 @@ from outbox.enqueue import enqueue, task_of, use
 from outbox.ledger import Conn, Ledger
 from outbox.models import Task
 from outbox.outcomes import Outcomes
-from outbox.run import _current
+from outbox.run import _current, bound_session
 from outbox.settings import Settings
 from outbox.topology import Topology
 from outbox.wake import Waker
 from outbox.wake import wake as wake_for
 
-__all__ = ["OutboxBroker", "bound_session"]
-
-#: The session of the request that is being answered: `actor.send()` joins its transaction.
-bound_session: ContextVar[Any] = ContextVar("outbox_session", default=None)
-
+__all__ = ["OutboxBroker"]
 
 class OutboxBroker(RabbitmqBroker):
     """Dramatiq on an outbox: nothing that is sent can be lost.

@@ -102,6 +102,8 @@ class Run:
         self._cancel.set()
 
 
+#: The session of the request that is being answered: `actor.send()` joins its transaction.
+bound_session: ContextVar[Any] = ContextVar("outbox_session", default=None)
 _current: ContextVar[Run | None] = ContextVar("outbox_run", default=None)
 
 
