@@ -1,0 +1,240 @@
+"""`outbox tasks`: look at tasks, retry, cancel and move them; one by one, by ids on stdin, or all that fit a filter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from outbox.cli import bulk, show
+from outbox.cli.bulk import Filter
+from outbox.cli.door import Door, now, opened
+from outbox.cli.exits import Exit, Trouble
+from outbox.cli.options import DryRun, Json, Who, Yes
+from outbox.cli.show import Column
+from outbox.cli.times import ahead, duration
+
+if TYPE_CHECKING:
+    from outbox.reads import AttemptView, TaskView
+
+__all__ = ["join"]
+
+tasks = typer.Typer(no_args_is_help=True, help="Look at tasks; retry, cancel and move them.")
+
+
+def join(root: typer.Typer) -> None:
+    root.add_typer(tasks, name="tasks", rich_help_panel="Operators")
+
+
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", "-s", help="scheduled, waiting, pending, published, running, retrying, succeeded, dead, "
+                 "cancelled. May be repeated.", autocompletion=lambda: _states()),
+]  # fmt: skip
+Actor = Annotated[str | None, typer.Option("--actor", "-a", help="Tasks of this actor.")]
+Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Tasks of this queue.")]
+Since = Annotated[str | None, typer.Option("--since", help="Created since: 2h, 1d12h, yesterday 09:00, ISO 8601.")]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID]...|-", help="Ids, or their beginnings; `-` reads them from stdin, one a line."),
+]
+All = Annotated[bool, typer.Option("--all", help="Without any filter: all that can be.")]
+
+
+@tasks.command("list")
+def list_(
+    state: States = None,
+    actor: Actor = None,
+    queue: Queue = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many, the newest first.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended.")] = None,
+    json: Json = False,
+) -> None:
+    """List tasks, the newest first.
+
+    Columns: id, state, actor, queue, created, due, finished, failures, args, kwargs, reason.
+    """
+    which = Filter.of(state, actor, queue, since)
+    with opened() as door:
+        found, following = _some(door, which, cursor, limit)
+        if json:
+            show.document({"items": found, "next_cursor": following})
+            return
+        show.table(found, COLUMNS, empty="No task fits.")
+    if following:
+        show.note(f"More: --cursor {following}")
+
+
+@tasks.command("show")
+def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginning.")], json: Json = False) -> None:
+    """Show a task with all its attempts."""
+    with opened() as door:
+        task = door.reader.task(door.conn, door.reader.resolve(door.conn, id))
+    if task is None:
+        raise Trouble(Exit.NOT_FOUND, f"No task has the id {id}.", "outbox tasks list shows what there is.")
+    if json:
+        show.document(task)
+        return
+    show.record({name: getattr(task, name) for name in task.__slots__ if name != "attempts"})
+    for number, attempt in enumerate(task.attempts, start=1):
+        _say_attempt(number, attempt)
+
+
+@tasks.command()
+def retry(
+    ids: Ids = None,
+    state: States = None,
+    actor: Actor = None,
+    queue: Queue = None,
+    since: Since = None,
+    all: All = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    who: Who = None,
+    json: Json = False,
+) -> None:
+    """Run dead, cancelled and retrying tasks now: same id, attempts kept.
+
+    By ids, or by a filter (then of the dead, unless --state says otherwise).
+    """
+    which = Filter.of(state, actor, queue, since, default=("dead",))
+    act = bulk.Act("retry", "retried", lambda door, id, by: _retry(door, id, by))
+    bulk.carry_out(act, ids, which, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
+
+
+@tasks.command()
+def cancel(
+    ids: Ids = None,
+    state: States = None,
+    actor: Actor = None,
+    queue: Queue = None,
+    since: Since = None,
+    all: All = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why; kept with the task.")] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    who: Who = None,
+    json: Json = False,
+) -> None:
+    """Cancel unfinished tasks: at once, or as a request where a worker runs them already.
+
+    By ids, or by a filter (then of all unfinished ones, unless --state says otherwise).
+    """
+    which = Filter.of(state, actor, queue, since, default=UNFINISHED)
+    act = bulk.Act("cancel", "cancelled", lambda door, id, by: _cancel(door, id, by, reason))
+    bulk.carry_out(act, ids, which, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
+
+
+@tasks.command()
+def reschedule(
+    ids: Ids = None,
+    at: Annotated[str | None, typer.Option("--at", help="When: tomorrow 09:00, ISO 8601.")] = None,
+    in_: Annotated[str | None, typer.Option("--in", help="How long from now: 90s, 2h, 1d12h.")] = None,
+    state: States = None,
+    actor: Actor = None,
+    queue: Queue = None,
+    since: Since = None,
+    all: All = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    who: Who = None,
+    json: Json = False,
+) -> None:
+    """Move tasks that have not started to another time.
+
+    By ids, or by a filter (then of the scheduled and retrying ones, unless --state says otherwise).
+    """
+    if (at is None) == (in_ is None):
+        raise Trouble(Exit.USAGE, "Say when: --at or --in, one of them.", "outbox tasks reschedule ID --in 2h")
+    move = _move_to(at, in_)
+    which = Filter.of(state, actor, queue, since, default=("scheduled", "retrying"))
+    act = bulk.Act("reschedule", "moved", move)
+    bulk.carry_out(act, ids, which, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
+
+
+# ---------------------------------------------------------------------- the acts
+
+UNFINISHED = ("scheduled", "waiting", "pending", "published", "running", "retrying")
+
+
+def _retry(door: Door, id: UUID, who: str) -> str:
+    from outbox import operate
+
+    operate.retry(door.conn, door.ledger, id, who=who)
+    return "retried"
+
+
+def _cancel(door: Door, id: UUID, who: str, reason: str | None) -> str:
+    from outbox import operate
+
+    return operate.cancel(door.conn, door.ledger, id, who=who, reason=reason)
+
+
+def _move_to(at: str | None, in_: str | None) -> bulk.Does:
+    from outbox import operate
+
+    try:
+        run_at, delay = (ahead(at, now()) if at else None), (duration(in_) if in_ else None)
+    except ValueError as error:
+        raise Trouble(Exit.USAGE, f"{error}.") from None
+
+    def move(door: Door, id: UUID, who: str) -> str:
+        due = operate.reschedule(door.conn, door.ledger, id, who=who, run_at=run_at, delay=delay)
+        return f"due {due.isoformat()}"
+
+    return move
+
+
+# ---------------------------------------------------------------------- looking
+
+
+def _some(door: Door, which: Filter, cursor: str | None, limit: int) -> tuple[list[TaskView], str | None]:
+    found: list[TaskView] = []
+    while True:
+        page, cursor = bulk.page(door, which, cursor, min(limit - len(found), 500))
+        found += page
+        if cursor is None or len(found) >= limit:
+            return found, cursor
+
+
+def _say_attempt(number: int, attempt: AttemptView) -> None:
+    took = ""
+    if attempt.started_at and attempt.finished_at:
+        took = show.age(attempt.finished_at - attempt.started_at)
+    show.record(
+        {
+            f"attempt {number}": attempt.outcome,
+            "  run": attempt.run,
+            "  worker": attempt.worker,
+            "  started": attempt.started_at,
+            "  finished": attempt.finished_at,
+            "  took": took,
+            "  error": attempt.error,
+            "  traceback": None if show.on_terminal() else attempt.traceback,
+        }
+    )
+    if show.on_terminal() and attempt.traceback:
+        show.block(attempt.traceback)
+
+
+def _states() -> list[str]:
+    from outbox.reads import PUBLIC_STATES
+
+    return list(PUBLIC_STATES)
+
+
+COLUMNS = (
+    Column("id", lambda t: t.id),
+    Column("state", lambda t: t.state, show.state),
+    Column("actor", lambda t: t.actor),
+    Column("queue", lambda t: t.queue),
+    Column("created", lambda t: t.created_at),
+    Column("due", lambda t: t.due_at),
+    Column("finished", lambda t: t.finished_at),
+    Column("failures", lambda t: t.failures, right=True),
+    Column("args", lambda t: t.args),
+    Column("kwargs", lambda t: t.kwargs),
+    Column("reason", lambda t: t.reason),
+)
