@@ -18,6 +18,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
 from outbox import database
+from outbox.cron import Cron
 from outbox.enqueue import enqueue, task_of, use
 from outbox.ledger import Conn, Ledger
 from outbox.models import Task
@@ -57,7 +58,7 @@ class OutboxBroker(RabbitmqBroker):
             url=self.settings.rabbitmq_url,
             middleware=[
                 outcomes or Outcomes(), _Shift(), AgeLimit(), TimeLimit(), ShutdownNotifications(), AsyncIO(), Callbacks(),
-                Pipelines(), *middleware,
+                Pipelines(), Cron(), *middleware,
             ],
         )  # fmt: skip
         self.ledger = Ledger(self.settings.schema_name)
