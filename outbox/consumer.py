@@ -100,7 +100,7 @@ class OutboxConsumer(Consumer):
             if not self._ready:
                 self._claim()
             if not self._ready:
-                self._connection.process_data_events(time_limit=self._patience())  # type: ignore[no-untyped-call]
+                self._connection.process_data_events(time_limit=self._patience())
                 self._check_open()
                 self._adapt()
                 self._claim()

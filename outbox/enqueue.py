@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
 
 import dramatiq
-from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     AnySession = Session | AsyncSession | scoped_session[Session] | async_scoped_session[AsyncSession]
 
-__all__ = ["Enqueues", "enqueue", "row_of", "task_of", "uncommitted"]
+__all__ = ["Captures", "Enqueues", "capture", "enqueue", "row_of", "task_of", "uncommitted", "use"]
 
 log = get_logger("outbox.enqueue")
 
@@ -41,6 +40,13 @@ class Enqueues(Protocol):
     max_payload: int
 
     def committed(self, session: Session) -> None: ...
+
+
+class Captures(Enqueues, Protocol):
+    """Keeps tasks instead of writing rows."""
+
+    def keep(self, session: Session, tasks: list[Task]) -> dict[UUID, UUID]:
+        """Id asked for to id that exists, as the INSERT answers it."""
 
 
 def enqueue(
@@ -262,8 +268,19 @@ class _Default:
 _default: Enqueues = _Default()
 
 
+#: In tests: what keeps the tasks instead of a row each (`outbox.testing`).
+_captures: Captures | None = None
+
+
 def _outbox_of(session: Session) -> Enqueues:
-    return cast(Enqueues, session.info.get("outbox", _default))
+    return _captures or cast(Enqueues, session.info.get("outbox", _default))
+
+
+def capture(captures: Captures | None) -> Captures | None:
+    """For tests: from now on tasks go there, whatever database their session is bound to. Answers where before."""
+    global _captures
+    before, _captures = _captures, captures
+    return before
 
 
 def use(outbox: Enqueues) -> None:
@@ -288,12 +305,14 @@ def _sync_session(session: Any) -> Session:
 
 
 def _check_bind(session: Session) -> None:
+    if _captures is not None:
+        return
     bind = session.get_bind(mapper=Task)
     if bind.dialect.name != "postgresql" or bind.dialect.driver not in ("psycopg", "psycopg_async"):
         raise NoTransaction(
             f"enqueue needs PostgreSQL with the psycopg driver (postgresql+psycopg://…), not {bind.dialect.name}+{bind.dialect.driver}."
         )
-    level = bind.get_execution_options().get("isolation_level") or bind.dialect._on_connect_isolation_level  # type: ignore[attr-defined]
+    level = bind.get_execution_options().get("isolation_level") or bind.dialect._on_connect_isolation_level
     if level == "AUTOCOMMIT":
         raise NoTransaction(
             "This session is in autocommit: a task could exist without its domain row. "
@@ -328,12 +347,7 @@ def _write_tasks(session: Session, _context: Any, _instances: Any) -> None:
         return
     for task in new:
         session.expunge(task)
-    connection = session.connection(bind_arguments={"mapper": Task.__mapper__})
-    if connection.connection.driver_connection.autocommit:  # type: ignore[union-attr]
-        raise NoTransaction(
-            "This connection is in autocommit: commit tasks together with your own rows, in a transaction."
-        )
-    existing = _insert(connection, _outbox_of(session).ledger, new)
+    existing = _captures.keep(session, new) if _captures else _insert(session, _outbox_of(session).ledger, new)
     tasks, here = _tasks_of(session), session.get_nested_transaction() or session.get_transaction()
     tasks.unwritten.clear()
     for task in new:
@@ -342,12 +356,17 @@ def _write_tasks(session: Session, _context: Any, _instances: Any) -> None:
         tasks.written.append((task, here))
 
 
-def _insert(connection: SqlConnection, ledger: Ledger, tasks: list[Task]) -> dict[UUID, UUID]:
+def _insert(session: Session, ledger: Ledger, tasks: list[Task]) -> dict[UUID, UUID]:
     """Id asked for to id that exists; they differ where a unique key was taken."""
+    connection = session.connection(bind_arguments={"mapper": Task.__mapper__})
+    if connection.connection.driver_connection.autocommit:  # type: ignore[union-attr]
+        raise NoTransaction(
+            "This connection is in autocommit: commit tasks together with your own rows, in a transaction."
+        )
     rows = f"[{','.join(map(row_of, tasks))}]"
-    found = dict(connection.exec_driver_sql(ledger.enqueue_sql, {"rows": rows}).fetchall())
+    found: dict[UUID, UUID | None] = dict(connection.exec_driver_sql(ledger.enqueue_sql, {"rows": rows}).fetchall())
     if None in found.values():
-        taken = dict(connection.exec_driver_sql(ledger.taken_sql, {"rows": rows}).fetchall())
+        taken: dict[UUID, UUID] = dict(connection.exec_driver_sql(ledger.taken_sql, {"rows": rows}).fetchall())
         found = {asked: existing or taken.get(asked, asked) for asked, existing in found.items()}
     return cast("dict[UUID, UUID]", found)
 
@@ -366,8 +385,8 @@ def _forget_tasks(session: Session) -> None:
 def _tasks_committed(session: Session) -> None:
     tasks: _Tasks | None = session.info.get("outbox_tasks")
     if tasks is not None and tasks.written and not session.in_nested_transaction():
-        tasks.written = []
         _outbox_of(session).committed(session)
+        tasks.written = []
 
 
 @event.listens_for(Session, "after_transaction_end")

@@ -21,7 +21,7 @@ from outbox.logs import get_logger
 from outbox.run import bound_session
 from outbox.tasks import OutboxTasks
 
-__all__ = ["OutboxTasks", "check_routes", "outbox_tasks"]
+__all__ = ["OutboxTasks", "check_routes", "outbox_depends", "outbox_tasks"]
 
 log = get_logger("outbox.fastapi")
 
@@ -41,22 +41,28 @@ else:
         `get_session` is the dependency function, sync or async, of a `Session` or an `AsyncSession`, or the
         `Annotated` alias of it that your routes use. In the route both give the same session. A function that
         yields its session is resolved with `scope="function"`: use the same scope in your routes.
+
+        Type checkers want the alias spelled out: `Tasks = Annotated[OutboxTasks, outbox_depends(get_session)]`.
         """
-        session_of = _dependency(get_session)
-        scope = "function" if _yields(session_of) else None
-        session_depends = Depends(session_of, scope=scope)
+        return Annotated[OutboxTasks, outbox_depends(get_session)]
 
-        async def tasks(request: Request, session: Any = session_depends) -> AsyncIterator[OutboxTasks]:
-            _guard(request, session)
-            token = bound_session.set(session)
-            try:
-                yield OutboxTasks(session)
-            finally:
-                bound_session.reset(token)
 
-        _bound[tasks] = session_of
-        _check_at_start_up()
-        return Annotated[OutboxTasks, Depends(tasks, scope="function")]
+def outbox_depends(get_session: Any) -> Any:
+    """What `outbox_tasks` puts into its annotation: the `Depends` alone."""
+    session_of = _dependency(get_session)
+    session_depends = Depends(session_of, scope="function" if _yields(session_of) else None)
+
+    async def tasks(request: Request, session: Any = session_depends) -> AsyncIterator[OutboxTasks]:
+        _guard(request, session)
+        token = bound_session.set(session)
+        try:
+            yield OutboxTasks(session)
+        finally:
+            bound_session.reset(token)
+
+    _bound[tasks] = session_of
+    _check_at_start_up()
+    return Depends(tasks, scope="function")
 
 
 def check_routes(app: FastAPI) -> None:

@@ -93,7 +93,8 @@ class Keeper:
                 self._do_what_is_due(conn)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 log.warning("keeper waits for the database", error=str(error).strip())
-                conn = _close(conn)
+                _close(conn)
+                conn = None
                 self._stopping.wait(0.5)
             self._stopping.wait(0.1)
         _close(conn)

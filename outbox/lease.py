@@ -102,7 +102,8 @@ class Lease:
                 self._now.clear()
             except psycopg.Error as error:
                 log.warning("no heartbeat: the database does not answer", kind=self._kind, error=str(error).strip())
-                connection = _close(connection)
+                _close(connection)
+                connection = None
                 self._stopping.wait(timeout=min(pause, 1.0))
         self._leave(connection)
 

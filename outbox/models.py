@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -51,11 +51,12 @@ class Task(Base):
     """
 
     __tablename__ = "task"
+    __allow_unmapped__ = True
 
     #: False once the flush found the unique key taken.
-    enqueued: ClassVar[bool] = True
+    enqueued: bool = True
     #: Seconds from the flush to the due time; None when `due_at` is set.
-    wait: ClassVar[float | None] = None
+    wait: float | None = None
 
     id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     fence: Mapped[UUID] = mapped_column(Uuid, server_default=text("gen_random_uuid()"))
@@ -67,7 +68,7 @@ class Task(Base):
     options: Mapped[Any] = mapped_column(JSON)
     priority: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     created_at: Mapped[datetime] = mapped_column(Instant, server_default=text("clock_timestamp()"))
-    due_at: Mapped[datetime] = mapped_column(Instant)
+    due_at: Mapped[datetime | None] = mapped_column(Instant, nullable=False)
     expires_at: Mapped[datetime | None] = mapped_column(Instant)
     lane: Mapped[str | None] = mapped_column(Text)
     lane_limit: Mapped[int | None] = mapped_column(Integer)

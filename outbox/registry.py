@@ -139,7 +139,7 @@ class Registry:
             self._wake.set()
 
     def _measure(self, conn: Conn, name: str) -> None:
-        (seen_at,) = conn.execute("select clock_timestamp()").fetchone() or (None,)
+        seen_at: datetime = conn.execute("select clock_timestamp()").fetchall()[0][0]
         with self._lock:
             taken = self._taken[name]
         depth = self._depth(self._topology.queue(name))

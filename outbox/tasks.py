@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack, cast
 from uuid import UUID
 
 import dramatiq
@@ -54,4 +54,5 @@ class OutboxTasks:
 
     def options(self, **options: Unpack[TaskOptions]) -> OutboxTasks:
         """The same unit of work with options: `tasks.options(delay=timedelta(hours=1)).add_task(remind, order.id)`."""
-        return OutboxTasks(self.session, **{**self._options, **options})
+        merged = cast(TaskOptions, {**self._options, **options})
+        return OutboxTasks(self.session, **merged)
