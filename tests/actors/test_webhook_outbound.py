@@ -1,0 +1,357 @@
+"""From an event to the deliveries that it makes: endpoints, tasks, signatures, evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+import standardwebhooks
+from actor_bench import Bench
+from far_http import Endpoint as Far
+from far_http import answering, endpoint, headers_of, status
+from sqlalchemy import delete, select
+
+from actors import webhooks
+from actors.secrets import SecretKeyMissing
+from actors.tables import Delivery, Endpoint, EndpointSecret, Payload
+from actors.webhooks.outbound import DeliveryFailed
+from outbox import Permanent, Snooze
+
+pytestmark = pytest.mark.usefixtures("configured")
+AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
+Configure = Callable[..., None]
+
+
+def create(bench: Bench, far: Far | None = None, *types: str, **options: object) -> tuple[Endpoint, str]:
+    url = f"http://127.0.0.1:{far.port}/hook" if far else "https://hooks.example.com/"
+    with bench.session() as session, session.begin():
+        return webhooks.create_endpoint(session, url=url, event_types=types or ("*",), **options)  # type: ignore[arg-type]
+
+
+def fan_out(bench: Bench, event_type: str = "order.placed", content: bytes = b'{"b": 1, "a": 1.0}') -> list[UUID]:
+    with bench.session() as session, session.begin():
+        tasks = webhooks.fan_out(session, event_id=uuid4(), event_type=event_type, content=content, occurred_at=AT)
+    return [task.id for task in tasks]
+
+
+def stored(bench: Bench, delivery_id: UUID) -> Delivery:
+    with bench.session() as session:
+        return session.get_one(Delivery, delivery_id)
+
+
+class TestFanOut:
+    @pytest.mark.parametrize(
+        ("patterns", "event_type", "matches"),
+        [
+            (["*"], "order.placed", True),
+            (["order.placed"], "order.placed", True),
+            (["order.*"], "order.placed", True),
+            (["order.*"], "order.item.added", True),
+            (["order.item.*"], "order.item.added", True),
+            (["order.*"], "order", False),
+            (["order.*"], "orders.placed", False),
+            (["order.placed"], "order.placed.again", False),
+            (["user.created", "order.refunded"], "order.placed", False),
+        ],
+    )
+    def test_an_event_goes_to_those_who_subscribed(
+        self, bench: Bench, patterns: list[str], event_type: str, matches: bool
+    ) -> None:
+        create(bench, None, *patterns)
+        assert len(fan_out(bench, event_type)) == matches
+
+    def test_each_enabled_endpoint_gets_a_delivery_with_its_tasks_id_and_the_same_body(self, bench: Bench) -> None:
+        first, _ = create(bench)
+        second, _ = create(bench)
+        disabled, _ = create(bench)
+        with bench.session() as session, session.begin():
+            webhooks.change_endpoint(session.get_one(Endpoint, disabled.id), enabled=False)
+        task_ids = fan_out(bench)
+        with bench.session() as session:
+            deliveries = session.scalars(select(Delivery).order_by(Delivery.id)).all()
+            assert [d.endpoint_id for d in deliveries] == [first.id, second.id]
+            assert [d.id for d in deliveries] == task_ids == [t.id for t in bench.tasks("deliver_webhook")]
+            (payload,) = session.scalars(select(Payload)).all()
+        assert payload.body == (b'{"type":"order.placed","timestamp":"2026-11-22T12:30:00Z","data":{"b": 1, "a": 1.0}}')
+
+    def test_nobody_subscribed_means_no_task(self, bench: Bench) -> None:
+        assert fan_out(bench) == []
+
+    def test_a_rolled_back_transaction_leaves_no_delivery(self, bench: Bench) -> None:
+        create(bench)
+        with bench.session() as session:
+            webhooks.fan_out(session, event_id=uuid4(), event_type="a", content=b"1", occurred_at=AT)
+            session.flush()
+            session.rollback()
+        assert bench.tasks("deliver_webhook") == []
+
+
+class TestEndpoints:
+    def test_the_secret_is_stored_sealed(self, bench: Bench) -> None:
+        made, secret = create(bench)
+        with bench.session() as session:
+            (row,) = session.scalars(select(EndpointSecret)).all()
+        assert row.endpoint_id == made.id
+        assert secret.encode() not in row.sealed
+
+    def test_the_url_is_stored_in_its_canonical_spelling(self, bench: Bench) -> None:
+        with bench.session() as session, session.begin():
+            made, _ = webhooks.create_endpoint(session, url="HTTPS://Hooks.Example.COM:443", event_types=["*"])
+        assert made.url == "https://hooks.example.com/"
+
+    @pytest.mark.parametrize(
+        ("options", "refusal"),
+        [
+            ({"url": "https://10.0.0.1/"}, webhooks.AddressRefused),
+            ({"event_types": []}, webhooks.EventTypeRefused),
+            ({"event_types": ["order.**"]}, webhooks.EventTypeRefused),
+            ({"event_types": ["*.placed"]}, webhooks.EventTypeRefused),
+            ({"event_types": ["a b"]}, webhooks.EventTypeRefused),
+            ({"headers": {"Host": "x"}}, webhooks.HeaderRefused),
+        ],
+    )
+    def test_what_may_not_be_is_refused_and_changes_nothing(
+        self, bench: Bench, options: dict[str, object], refusal: type[Exception]
+    ) -> None:
+        made, _ = create(bench, None, "order.*")
+        with bench.session() as session, pytest.raises(refusal):
+            webhooks.create_endpoint(session, **{"url": "https://a.com/", "event_types": ["*"], **options})  # type: ignore[arg-type]
+        with bench.session() as session, session.begin():
+            found = session.get_one(Endpoint, made.id)
+            with pytest.raises(refusal):
+                webhooks.change_endpoint(found, **{"description": "new", **options})  # type: ignore[arg-type]
+            assert (found.description, found.event_types) == ("", ["order.*"])
+
+    def test_without_secret_key_no_endpoint_is_made(self, bench: Bench, configured: Configure) -> None:
+        configured(SECRET_KEY="")
+        with bench.session() as session, pytest.raises(SecretKeyMissing):
+            webhooks.create_endpoint(session, url="https://a.com/", event_types=["*"])
+
+    def test_disabling_keeps_reason_and_time_and_enabling_clears_them(self, bench: Bench) -> None:
+        made, _ = create(bench)
+        with bench.session() as session, session.begin():
+            webhooks.change_endpoint(session.get_one(Endpoint, made.id), enabled=False)
+        with bench.session() as session, session.begin():
+            found = session.get_one(Endpoint, made.id)
+            assert found.disabled_at is not None
+            assert found.disabled_reason == "disabled by its owner"
+            webhooks.change_endpoint(found, enabled=True)
+        with bench.session() as session:
+            found = session.get_one(Endpoint, made.id)
+            assert (found.enabled, found.disabled_at, found.disabled_reason) == (True, None, None)
+
+
+class TestDelivery:
+    def test_the_stored_body_arrives_signed_under_the_tasks_id(self, bench: Bench) -> None:
+        seen: list[bytes] = []
+        with endpoint(answering(status(200, body=b"thanks"), seen=seen)) as far:
+            _, secret = create(bench, far, headers={"X-Api-Key": "k"})
+            (delivery_id,) = fan_out(bench)
+            bench.perform(delivery_id)
+        headers, body = headers_of(seen[0]), seen[0].partition(b"\r\n\r\n")[2]
+        assert headers["webhook-id"] == str(delivery_id)
+        assert headers["x-api-key"] == "k"
+        event = standardwebhooks.Webhook(secret).verify(body, headers)
+        assert event == {"type": "order.placed", "timestamp": "2026-11-22T12:30:00Z", "data": {"b": 1, "a": 1.0}}
+        row = stored(bench, delivery_id)
+        assert (row.status, row.status_code, row.excerpt, row.attempts, row.phase) == (
+            "delivered",
+            200,
+            "thanks",
+            1,
+            "body",
+        )
+        assert row.delivered_at is not None
+        assert row.duration is not None
+        assert timedelta() < row.duration < timedelta(seconds=5)
+
+    @pytest.mark.parametrize(
+        ("answer", "raised", "stands"),
+        [
+            (status(500, body=b"oops\x00"), DeliveryFailed, "failing"),
+            (status(429), DeliveryFailed, "failing"),
+            (status(404), Permanent, "refused"),
+            (status(302, "Location: /"), Permanent, "refused"),
+            (status(410), Permanent, "refused"),
+        ],
+        ids=["500", "429", "404", "302", "410"],
+    )
+    def test_the_status_decides_and_is_kept(
+        self, bench: Bench, answer: bytes, raised: type[Exception], stands: str
+    ) -> None:
+        with endpoint(answering(answer)) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with pytest.raises(raised):
+                bench.perform(delivery_id)
+        row = stored(bench, delivery_id)
+        assert (row.status, row.status_code, row.delivered_at) == (stands, int(answer[9:12]), None)
+        assert row.reason is not None
+        assert row.reason.startswith(f"HTTP {row.status_code}")
+
+    def test_retry_after_snoozes_without_a_failure_until_the_delivery_is_old(self, bench: Bench) -> None:
+        with endpoint(answering(status(503, "Retry-After: 90"))) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with pytest.raises(Snooze) as snooze:
+                bench.perform(delivery_id)
+            assert snooze.value.wait == timedelta(seconds=90)
+            with bench.session() as session, session.begin():
+                session.get_one(Delivery, delivery_id).created_at = datetime.now(UTC) - timedelta(days=4)
+            with pytest.raises(DeliveryFailed):
+                bench.perform(delivery_id)
+        assert stored(bench, delivery_id).attempts == 2
+
+    def test_410_disables_the_endpoint(self, bench: Bench) -> None:
+        with endpoint(answering(status(410))) as far:
+            made, _ = create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with pytest.raises(Permanent):
+                bench.perform(delivery_id)
+        with bench.session() as session:
+            found = session.get_one(Endpoint, made.id)
+        assert not found.enabled
+        assert found.disabled_reason is not None
+        assert "410" in found.disabled_reason
+        assert fan_out(bench) == []
+
+    def test_an_unreachable_endpoint_is_a_failure_with_its_phase(self, bench: Bench) -> None:
+        with endpoint(answering(b"")) as far:
+            pass
+        create(bench, far)
+        (delivery_id,) = fan_out(bench)
+        with pytest.raises(DeliveryFailed, match="connect"):
+            bench.perform(delivery_id)
+        row = stored(bench, delivery_id)
+        assert (row.status, row.phase, row.status_code) == ("failing", "connect", None)
+
+    def test_the_id_and_the_body_stay_over_the_attempts(self, bench: Bench) -> None:
+        seen: list[bytes] = []
+        with endpoint(answering(status(500), seen=seen)) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            for attempt in (1, 2):
+                with pytest.raises(DeliveryFailed):
+                    bench.perform(delivery_id, attempt=attempt)
+        assert len({headers_of(request)["webhook-id"] for request in seen}) == 1
+        assert len({request.partition(b"\r\n\r\n")[2] for request in seen}) == 1
+
+    def test_a_disabled_endpoint_gets_nothing_more(self, bench: Bench) -> None:
+        with endpoint(answering(status(200))) as far:
+            made, _ = create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with bench.session() as session, session.begin():
+                webhooks.change_endpoint(session.get_one(Endpoint, made.id), enabled=False)
+            with pytest.raises(Permanent, match="disabled"):
+                bench.perform(delivery_id)
+            assert far.connections == 0
+
+    def test_a_network_that_is_no_longer_allowed_gets_no_connection(self, bench: Bench, configured: Configure) -> None:
+        with endpoint(answering(status(200))) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            configured(WEBHOOK_ALLOWED_NETWORKS="")
+            with pytest.raises(Permanent, match="no longer permitted"):
+                bench.perform(delivery_id)
+            assert far.connections == 0
+
+    def test_a_delivered_webhook_is_not_delivered_again(self, bench: Bench) -> None:
+        with endpoint(answering(status(200))) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            bench.perform(delivery_id)
+            bench.perform(delivery_id)
+            assert far.connections == 1
+
+    def test_the_deliveries_of_a_deleted_endpoint_end(self, bench: Bench) -> None:
+        made, _ = create(bench)
+        (delivery_id,) = fan_out(bench)
+        with bench.session() as session, session.begin():
+            session.execute(delete(Endpoint).where(Endpoint.id == made.id))
+        with pytest.raises(Permanent, match="deleted"):
+            bench.perform(delivery_id)
+
+    def test_no_transaction_is_open_while_the_endpoint_is_waited_for(self, bench: Bench) -> None:
+        open_ones: list[int] = []
+
+        def look(stream: object) -> None:
+            with bench.engine.connect() as connection:
+                open_ones.append(
+                    connection.exec_driver_sql(
+                        "select count(*) from pg_stat_activity "
+                        "where state like 'idle in transaction%%' and datname = current_database()"
+                    ).scalar_one()
+                )
+            answering(status(200))(stream)  # type: ignore[arg-type]
+
+        with endpoint(look) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            bench.perform(delivery_id)
+        assert open_ones == [0]
+
+    def test_a_test_event_goes_to_one_endpoint_whatever_it_subscribed_to(self, bench: Bench) -> None:
+        seen: list[bytes] = []
+        with endpoint(answering(status(200), seen=seen)) as far:
+            made, secret = create(bench, far, "order.placed")
+            with bench.session() as session, session.begin():
+                task = webhooks.send_test(session, session.get_one(Endpoint, made.id))
+            bench.perform(task.id)
+        event = standardwebhooks.Webhook(secret).verify(seen[0].partition(b"\r\n\r\n")[2], headers_of(seen[0]))
+        assert event["type"] == "webhook.test"
+        assert event["data"] == {"endpoint_id": str(made.id)}
+
+
+class TestRotation:
+    def signed_by(self, bench: Bench, *secrets: str) -> list[bool]:
+        seen: list[bytes] = []
+        with endpoint(answering(status(200), seen=seen)) as far:
+            with bench.session() as session, session.begin():
+                session.scalars(select(Endpoint)).one().url = f"http://127.0.0.1:{far.port}/"
+            (delivery_id,) = fan_out(bench)
+            bench.perform(delivery_id)
+        valid = []
+        for secret in secrets:
+            try:
+                standardwebhooks.Webhook(secret).verify(seen[0].partition(b"\r\n\r\n")[2], headers_of(seen[0]))
+                valid.append(True)
+            except standardwebhooks.WebhookVerificationError:
+                valid.append(False)
+        return valid
+
+    def rotate(self, bench: Bench, overlap: timedelta) -> str:
+        with bench.session() as session, session.begin():
+            return webhooks.rotate_secret(session, session.scalars(select(Endpoint)).one(), overlap=overlap)
+
+    def test_old_and_new_secret_sign_during_the_overlap(self, bench: Bench) -> None:
+        _, old = create(bench)
+        new = self.rotate(bench, timedelta(hours=1))
+        assert self.signed_by(bench, old, new) == [True, True]
+
+    def test_without_overlap_the_old_secret_signs_no_more(self, bench: Bench) -> None:
+        _, old = create(bench)
+        new = self.rotate(bench, timedelta())
+        assert self.signed_by(bench, old, new) == [False, True]
+
+    def test_a_second_rotation_does_not_lengthen_the_life_of_the_first_secret(self, bench: Bench) -> None:
+        create(bench)
+        self.rotate(bench, timedelta(hours=1))
+        self.rotate(bench, timedelta(days=7))
+        with bench.session() as session:
+            lives = [s.expires_at and s.expires_at - datetime.now(UTC) for s in session.scalars(select(EndpointSecret))]
+        first, second, third = sorted(lives, key=lambda life: (life is None, life))
+        assert first is not None
+        assert second is not None
+        assert first < timedelta(hours=1) < second
+        assert third is None
+
+    def test_expired_secrets_are_removed_and_the_overlap_is_bounded(self, bench: Bench) -> None:
+        create(bench)
+        for _ in range(3):
+            self.rotate(bench, timedelta())
+        with bench.session() as session:
+            assert len(session.scalars(select(EndpointSecret)).all()) == 2
+        with pytest.raises(ValueError, match="overlap"):
+            self.rotate(bench, timedelta(days=8))
