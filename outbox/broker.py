@@ -85,7 +85,7 @@ class OutboxBroker(RabbitmqBroker):
         if run is not None:
             (run.after_failure if run.failing else run.children).append(self._task(message, wait))
         elif session is not None:
-            task = enqueue(session, message, delay=wait, task_id=_uuid(message.message_id))
+            enqueue(session, message, delay=wait, task_id=_uuid(message.message_id))
         else:
             self._enqueue_now(self._task(message, wait))
         self.emit_after("enqueue", message, delay)
@@ -126,8 +126,8 @@ class OutboxBroker(RabbitmqBroker):
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
 
-    def connect(self, name: str) -> Conn:
-        return database.connect(self.settings.conninfo, name=name)
+    def connect(self, name: str, **options: Any) -> Conn:
+        return database.connect(self.settings.conninfo, name=name, **options)
 
     def engine(self) -> Engine:
         """The engine of the sessions in which actors write (I9)."""

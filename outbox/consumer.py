@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import dramatiq
-import pika
 import psycopg
 from dramatiq.broker import Consumer, MessageProxy
 from dramatiq.errors import ConnectionClosed, DecodeError
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["Delivery", "OutboxConsumer"]
 
 log = get_logger("outbox.consumer")
+
+#: A claim waits this long for a relay that has published but not yet marked.
+LOCKED = timedelta(seconds=1.5)
 
 
 class Delivery(MessageProxy):
@@ -77,7 +80,7 @@ class OutboxConsumer(Consumer):
         self._more_changed = time.monotonic()
         self._database: Conn | None = None
         try:
-            self._database = station.connect(f"claim {queue_name}")
+            self._database = station.connect(f"claim {queue_name}", lock_timeout=LOCKED)
             self._connection = connect(url, name=f"outbox worker {queue_name}")
             topology.ensure(self._connection, lambda: station.connect("topology"), queue_name)
             self._queue = topology.queue(queue_name)
@@ -137,7 +140,7 @@ class OutboxConsumer(Consumer):
         while len(self._arrived) > 2 * self._station.threads:
             self._channel.basic_nack(self._arrived.pop().tag, requeue=True)
 
-    def _deliver(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _deliver(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
         try:
             message = foreign.decode(body)
         except DecodeError as error:
@@ -162,7 +165,7 @@ class OutboxConsumer(Consumer):
 
     def _claims(self) -> Conn:
         if self._database is None or self._database.closed:
-            self._database = self._station.connect(f"claim {self.queue_name}")
+            self._database = self._station.connect(f"claim {self.queue_name}", lock_timeout=LOCKED)
         return self._database
 
     def _claim(self) -> None:
@@ -182,7 +185,11 @@ class OutboxConsumer(Consumer):
     def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
         asked = [each.asked for each in batch]
-        claimed = {c.id: c for c in ledger.claim(conn, asked, worker=lease.id, beat=lease.beat, alone=alone)}
+        try:
+            found = ledger.claim(conn, asked, worker=lease.id, beat=lease.beat, alone=alone)
+        except psycopg.errors.LockNotAvailable:  # a relay that hangs in the middle of its batch: take the others
+            found = ledger.claim_unlocked(conn, asked, worker=lease.id, beat=lease.beat, alone=alone)
+        claimed = {c.id: c for c in found}
         left = [each for each in batch if each.id not in claimed or claimed[each.id].run_id != each.run_id]
         if left:
             claimed |= self._judge(left)

@@ -12,12 +12,19 @@ from outbox.ledger import Conn
 __all__ = ["connect"]
 
 
-def connect(conninfo: str, *, name: str, idle_in_transaction: timedelta | None = None, **options: Any) -> Conn:
+def connect(
+    conninfo: str,
+    *,
+    name: str,
+    idle_in_transaction: timedelta | None = None,
+    lock_timeout: timedelta = timedelta(seconds=30),
+    **options: Any,
+) -> Conn:
     """An autocommit connection; transactions are opened where they are meant.
 
     `idle_in_transaction` bounds how long a stalled process can keep its row locks.
     """
-    settings = "-c statement_timeout=60000 -c lock_timeout=30000"
+    settings = f"-c statement_timeout=60000 -c lock_timeout={int(lock_timeout.total_seconds() * 1000)}"
     if idle_in_transaction is not None:
         settings += f" -c idle_in_transaction_session_timeout={int(idle_in_transaction.total_seconds() * 1000)}"
     return psycopg.connect(

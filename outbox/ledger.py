@@ -237,6 +237,16 @@ class Ledger:
         )  # fmt: skip
         return [Claimed(*row) for row in rows]
 
+    def claim_unlocked(
+        self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID, beat: int, alone: bool = False
+    ) -> list[Claimed]:
+        """As `claim`, for those rows that nobody has locked."""
+        rows = self._run(
+            conn, CLAIM_UNLOCKED, ids=[a[0] for a in asked], fences=[a[1] for a in asked], runs=[a[2] for a in asked],
+            worker=worker, beat=beat, alone=alone,
+        )  # fmt: skip
+        return [Claimed(*row) for row in rows]
+
     def verdicts(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Verdict]:
         """Why these were not claimed: mine (a lost reply), suspect, expired, held up, outlawed, or stale."""
         rows = self._run(
@@ -667,6 +677,21 @@ set state = 'running', run_id = a.run_id, worker_id = %(worker)s, claimed_at = c
     claimed_beat = %(beat)s, alone = %(alone)s, started = true
 from unnest(%(ids)s::uuid[], %(fences)s::uuid[], %(runs)s::uuid[]) as a(id, fence, run_id)
 where t.id = a.id
+and t.fence = a.fence
+and t.state in ('pending', 'published')
+and (not t.suspect or %(alone)s)
+and (t.expires_at is null or t.expires_at > clock_timestamp())
+and exists (select from outbox.worker w where w.id = %(worker)s)
+returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
+"""
+
+CLAIM_UNLOCKED = """
+update outbox.task t
+set state = 'running', run_id = a.run_id, worker_id = %(worker)s, claimed_at = clock_timestamp(),
+    claimed_beat = %(beat)s, alone = %(alone)s, started = true
+from unnest(%(ids)s::uuid[], %(fences)s::uuid[], %(runs)s::uuid[]) as a(id, fence, run_id)
+where t.id = a.id
+and t.id in (select id from outbox.task where id = any(%(ids)s::uuid[]) for update skip locked)
 and t.fence = a.fence
 and t.state in ('pending', 'published')
 and (not t.suspect or %(alone)s)

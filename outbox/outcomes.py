@@ -66,8 +66,13 @@ class Outcomes(Middleware):
         _current.set(run)
 
     def after_process_message(
-        self, broker: Broker, message: MessageProxy, *, result: Any = None, exception: BaseException | None = None
-    ) -> None:  # noqa: ARG002
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,  # noqa: ARG002
+        exception: BaseException | None = None,
+    ) -> None:
         run: Run | None = getattr(message, "run", None)
         if run is None or run.given_back:
             return

@@ -13,8 +13,8 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from outbox.ledger import Claimed, Conn, Finished, Ledger
 from outbox.lease import Lease, Report
+from outbox.ledger import Claimed, Conn, Finished, Ledger
 from outbox.logs import get_logger
 from outbox.run import Run
 from outbox.settler import Settler
@@ -44,7 +44,7 @@ class Station:
     def __init__(
         self,
         ledger: Ledger,
-        connect: Callable[[str], Conn],
+        connect: Callable[..., Conn],
         engine: Callable[[], Engine],
         *,
         threads: int,
