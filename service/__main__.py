@@ -1,0 +1,141 @@
+"""`python -m service api` serves; `python -m service keys create|list|revoke` makes and ends API keys."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from outbox.logs import configure
+from service import keys
+from service.database import engine_for
+from service.settings import Settings, variables
+from service.tables import ApiKey
+
+_VARIABLES = "\b\nEnvironment variables:\n" + "\n".join(
+    f"  {name:<26} {meaning}{f' [{default}]' if default else ''}" for name, meaning, default in variables()
+)
+
+cli = typer.Typer(
+    help="The API of the service.", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+keys_cli = typer.Typer(help="API keys: shown once, kept as digests.", no_args_is_help=True, rich_markup_mode=None)
+cli.add_typer(keys_cli, name="keys")
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
+
+
+@cli.command(epilog=_VARIABLES)
+def api() -> None:
+    """Serve the API until SIGTERM or SIGINT, finish what runs, exit 0."""
+    settings = _settings()
+    configure(settings.log_format, settings.log_level)
+    import uvicorn
+
+    from service.app import create_app
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(settings.shutdown_grace.total_seconds()),
+        )
+    )
+    # When it has stopped, uvicorn raises the signal that stopped it once more: by then it must do nothing.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run()
+    raise typer.Exit(0 if server.started else 1)
+
+
+@keys_cli.command("create", epilog=_VARIABLES)
+def create_key(
+    name: Annotated[str, typer.Option(help="Who will use it; stands in the audit.")],
+    role: Annotated[keys.Role, typer.Option(help="reader: sees; writer: also creates; admin: everything.")] = "writer",
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once."""
+    if not name.strip() or len(name) > 100 or not name.isprintable():
+        raise typer.BadParameter("a name is one line of 1 to 100 characters", param_hint="--name")
+    with _session() as session, session.begin():
+        new = keys.create(session, name=name, role=role)
+    if as_json:
+        _print_json({"id": str(new.id), "key": new.secret, "name": name, "role": role})
+    else:
+        typer.echo(new.secret)
+        typer.echo(f"Key {new.id} of {name} ({role}). It is not stored: keep it now.", err=True)
+
+
+@keys_cli.command("list", epilog=_VARIABLES)
+def list_keys(as_json: Json = False) -> None:
+    """All keys, the revoked ones too; never the keys themselves."""
+    with _session() as session:
+        rows = [_row(key) for key in keys.every(session)]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        ended = f"revoked {row['revoked_at']}" if row["revoked_at"] else "in force"
+        typer.echo(f"{row['id']}  {row['hint']}…  {row['role']:<6}  {ended:<34}  {row['name']}")
+
+
+@keys_cli.command("revoke", epilog=_VARIABLES)
+def revoke_key(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.")]) -> None:
+    """End a key: from now on it is refused. Exit code 1 if there is no such key in force."""
+    with _session() as session, session.begin():
+        found = keys.revoke(session, key_id)
+    if not found:
+        typer.echo(f"No key in force has the id {key_id}.", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"Key {key_id} is revoked.", err=True)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        for each in error.errors(include_input=False):
+            typer.echo(f"{'.'.join(map(str, each['loc']))}: {each['msg']}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _session() -> Session:
+    return Session(engine_for(_settings()))
+
+
+def _row(key: ApiKey) -> dict[str, str | None]:
+    return {
+        "id": str(key.id),
+        "hint": key.hint,
+        "role": key.role,
+        "name": key.name,
+        "created_at": key.created_at.isoformat(),
+        "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+    }
+
+
+def _print_json(content: object) -> None:
+    typer.echo(json.dumps(content, indent=2))
+
+
+def main() -> None:
+    try:
+        cli()
+    except OperationalError as error:
+        typer.echo(f"The database cannot be used: {error.orig}", err=True)
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

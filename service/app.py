@@ -1,0 +1,56 @@
+"""The API. `uvicorn service.app:app`, or `python -m service api`, or `create_app(settings)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from actors import outside
+from service import endpoints, events, health, mails, openapi, orders, problems, signups, tasks
+from service.database import engine_for
+from service.limit import BodyLimit
+from service.requests import RequestMetrics, Witness
+from service.settings import Settings
+
+__all__ = ["app", "create_app"]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application, with an engine of its own; it connects to the database when the first request comes."""
+    api = FastAPI(
+        title="Background tasks that cannot be lost",
+        version="1",
+        description="A 2xx means: committed, and it will be carried out.",
+        docs_url=None,  # FastAPI's page loads from a third party
+        redoc_url=None,
+        lifespan=_lifespan,
+        generate_unique_id_function=openapi.operation_id,
+    )
+    registry = CollectorRegistry()
+    api.state.settings = settings
+    api.state.registry = registry
+    api.state.engine = engine_for(settings)
+    ProcessCollector(registry=registry)
+    health.Backlog(registry, api.state.engine, schema=settings.outbox_schema)
+    api.add_middleware(BodyLimit, octets=settings.body_limit)
+    api.add_middleware(Witness, metrics=RequestMetrics(registry))
+    problems.install(api)
+    for each in (signups, orders, events, mails, endpoints, tasks, health):
+        api.include_router(each.routes)
+    openapi.describe(api)
+    return api
+
+
+@asynccontextmanager
+async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
+    outside.vault(), outside.sender(), outside.policy()  # refuse to start with settings that make no sense
+    current_default_thread_limiter().total_tokens = api.state.settings.threads
+    yield
+    api.state.engine.dispose()
+
+
+app = create_app(Settings())
