@@ -64,8 +64,8 @@ class Mailroom:
 
 @contextmanager
 def mailroom(*, implicit_tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[tuple[Mailroom, int]]:
-    room = options.pop("room", None) or Mailroom()
-    controller = Controller(room, hostname="127.0.0.1", port=_free_port(), ssl_context=implicit_tls, **options)
+    room, port = options.pop("room", None) or Mailroom(), options.pop("port", None) or _free_port()
+    controller = Controller(room, hostname="127.0.0.1", port=port, ssl_context=implicit_tls, **options)
     controller.start()
     try:
         yield room, controller.port

@@ -1,0 +1,181 @@
+"""The whole road in real processes: enqueued here, published by a relay, run by a worker, received out there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import standardwebhooks
+from actor_bench import Bench
+from far_http import answering, endpoint, headers_of, read_request, status
+from far_smtp import mailroom
+from sqlalchemy import select, text
+
+from actors import analytics, mail, receipts, webhooks
+from actors.tables import Counter, Delivery, Mail
+
+pytestmark = pytest.mark.system
+ROOT = Path(__file__).parents[2]
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(
+    bench: Bench, database_url: str, amqp_url: str, queue_prefix: str, configured: Callable[..., None], tmp_path: Path
+) -> Iterator[Start]:
+    """Starts `outbox <command>` on this test's servers; what is left of it at the end is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*command: str, **variables: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"{command[0]}-{len(started)}.log").open("wb")
+        environment = {
+            **os.environ,
+            "DATABASE_URL": database_url,
+            "RABBITMQ_URL": amqp_url,
+            "OUTBOX_QUEUE_PREFIX": queue_prefix,
+            "OUTBOX_APP": "actors",
+            "OUTBOX_LEASE": "2",
+            **variables,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "outbox.cli", *command], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+    for log in tmp_path.glob("*.log"):
+        print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def states(bench: Bench) -> dict[UUID, str]:
+    """The state of each task, finished ones included."""
+    with bench.engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "select id, state from outbox.task union all select id, state from outbox.history "
+                "union all select id, state from outbox.dead"
+            )
+        )
+        return {row.id: row.state for row in rows}
+
+
+def all_succeeded(bench: Bench, tasks: int) -> bool:
+    found = states(bench)
+    return len(found) == tasks and set(found.values()) == {"succeeded"}
+
+
+def test_mail_webhook_receipt_and_count_arrive(bench: Bench, start: Start, configured: Callable[..., None]) -> None:
+    seen: list[bytes] = []
+    with mailroom() as (room, port), endpoint(answering(status(200), seen=seen)) as far:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{port}")
+        start("relay")
+        start("worker", "--threads", "2")
+        order_id, at = uuid4(), datetime.now(UTC)
+        with bench.session() as session, session.begin():
+            _, secret = webhooks.create_endpoint(session, url=f"http://127.0.0.1:{far.port}/", event_types=["order.*"])
+        with bench.session() as session, session.begin():
+            welcome = mail.prepare(session, to="ada@example.org", subject="Welcome", text="Hi")
+            mail.enqueue_mail(session, welcome)
+            receipts.enqueue_receipt(
+                session,
+                order_id=order_id,
+                email="ada@example.org",
+                currency="EUR",
+                placed_at=at,
+                lines=[receipts.Line("TEA", 2, 500)],
+            )
+            (delivery,) = webhooks.fan_out(
+                session, event_id=order_id, event_type="order.placed", content=b'{"id": 1}', occurred_at=at
+            )
+            analytics.enqueue_count(session, "order", at=at, currency="EUR", cents=1000)
+        wait_until(lambda: all_succeeded(bench, 5))
+    with bench.session() as session:
+        mails = session.scalars(select(Mail).order_by(Mail.created_at)).all()
+        assert {m.status for m in mails} == {"sent"}
+        assert {e.content for e in room.envelopes} == {m.body for m in mails}
+        assert len(room.envelopes) == len(mails) == 2
+        assert session.get_one(Delivery, delivery.id).status == "delivered"
+        counter = session.scalars(select(Counter)).one()
+    assert (counter.count, counter.cents) == (1, 1000)
+    event = standardwebhooks.Webhook(secret).verify(seen[0].partition(b"\r\n\r\n")[2], headers_of(seen[0]))
+    assert event["data"] == {"id": 1}
+    assert headers_of(seen[0])["webhook-id"] == str(delivery.id)
+
+
+def test_a_worker_killed_while_an_endpoint_holds_its_request_delivers_it_again_unchanged(
+    bench: Bench, start: Start
+) -> None:
+    requests: list[bytes] = []
+    held, release = threading.Event(), threading.Event()
+
+    def hold_the_first(stream: socket.socket) -> None:
+        requests.append(read_request(stream))
+        if len(requests) == 1:
+            held.set()
+            release.wait(60)
+        stream.sendall(status(200))
+
+    with endpoint(hold_the_first) as far:
+        with bench.session() as session, session.begin():
+            webhooks.create_endpoint(session, url=f"http://127.0.0.1:{far.port}/", event_types=["*"])
+        with bench.session() as session, session.begin():
+            (task,) = webhooks.fan_out(
+                session, event_id=uuid4(), event_type="a", content=b"1", occurred_at=datetime.now(UTC)
+            )
+        start("relay")
+        worker = start("worker", "--threads", "1", "--queues", "webhooks")
+        assert held.wait(60)
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        start("worker", "--threads", "1", "--queues", "webhooks")
+        wait_until(lambda: states(bench).get(task.id) == "succeeded")
+        release.set()
+    first, second = requests
+    assert headers_of(first)["webhook-id"] == headers_of(second)["webhook-id"] == str(task.id)
+    assert first.partition(b"\r\n\r\n")[2] == second.partition(b"\r\n\r\n")[2]
+
+
+def test_a_mail_server_that_comes_back_gets_the_mail_and_no_failure_is_counted(
+    bench: Bench, start: Start, configured: Callable[..., None]
+) -> None:
+    with mailroom() as (_, port):
+        pass
+    configured(SMTP_URL=f"smtp://127.0.0.1:{port}")
+    with bench.session() as session, session.begin():
+        prepared = mail.prepare(session, to="ada@example.org", subject="Hello", text="Hi")
+        mail.enqueue_mail(session, prepared)
+    start("relay")
+    start("worker", "--threads", "1", "--queues", "mail")
+
+    def row() -> Mail:
+        with bench.session() as session:
+            return session.get_one(Mail, prepared.id)
+
+    wait_until(lambda: row().troubles > 0)
+    with mailroom(port=port) as (room, _):
+        wait_until(lambda: states(bench)[prepared.id] == "succeeded")
+    assert [envelope.content for envelope in room.envelopes] == [row().body]
+    with bench.engine.connect() as connection:
+        failures = connection.execute(text("select failures from outbox.history")).scalar_one()
+    assert failures == 0
