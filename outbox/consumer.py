@@ -184,11 +184,13 @@ class OutboxConsumer(Consumer):
 
     def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
-        asked = [each.asked for each in batch]
+        asked, beat = [each.asked for each in batch], lease.beat
         try:
-            found = ledger.claim(conn, asked, worker=lease.id, beat=lease.beat, alone=alone)
+            found = ledger.claim(conn, asked, worker=lease.id, beat=beat, alone=alone)
         except psycopg.errors.LockNotAvailable:  # a relay that hangs in the middle of its batch: take the others
-            found = ledger.claim_unlocked(conn, asked, worker=lease.id, beat=lease.beat, alone=alone)
+            found = ledger.claim_unlocked(conn, asked, worker=lease.id, beat=beat, alone=alone)
+        if lease.beat > beat + 1:
+            raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))
         claimed = {c.id: c for c in found}
         left = [each for each in batch if each.id not in claimed or claimed[each.id].run_id != each.run_id]
         if left:

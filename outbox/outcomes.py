@@ -62,6 +62,7 @@ class Outcomes(Middleware):
         if run is None:
             return
         if not run.starts():
+            run.outcome = Outcome("interrupted", error="this worker could not prove its lease in time", wait=0.0)
             raise SkipMessage("given back before it started")
         _current.set(run)
 
@@ -90,7 +91,7 @@ class Outcomes(Middleware):
             return
         if run.has_session:
             _close_session(run)
-        run.outcome = Outcome("cancelled", error="skipped by a middleware")
+        run.outcome = run.outcome or Outcome("cancelled", error="skipped by a middleware")
         run.finished = time.monotonic()
         _current.set(None)
 
