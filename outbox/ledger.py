@@ -881,7 +881,8 @@ returning t.id, 'rescued', null
 RESCUE_UNLISTED = """
 update outbox.task t
 set state = 'pending', fence = gen_random_uuid(), alone = false, due_at = clock_timestamp(),
-    suspect = true, reason = 'its worker does not know it',
+    suspect = t.suspect or not exists (select from outbox.worker w where w.id = t.worker_id),
+    reason = 'its worker does not know it',
     run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null
 where t.state = 'running'
 and t.id in (
