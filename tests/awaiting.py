@@ -1,24 +1,24 @@
-"""Waiting for a fact instead of for a time."""
+"""Waiting for what must come true, instead of sleeping for as long as it might take."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
-
-__all__ = ["await_that"]
 
 T = TypeVar("T")
 
+SOON = timedelta(seconds=20)
 
-def await_that(condition: Callable[[], T], *, timeout: float = 15.0, pace: float = 0.02) -> T:
-    """What `condition` answers, as soon as that is true. AssertionError, naming it and its last answer, after `timeout` seconds."""
-    until = time.monotonic() + timeout
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > until:
-            where = f"{condition.__code__.co_filename.rsplit('/', 1)[-1]}:{condition.__code__.co_firstlineno}"
-            raise AssertionError(f"{condition.__qualname__} ({where}) not true after {timeout:g} s: {answer!r}")
-        time.sleep(pace)
+
+def await_that(
+    condition: Callable[[], T], timeout: timedelta = SOON, *, pace: timedelta = timedelta(milliseconds=10)
+) -> T:
+    """What `condition` answers as soon as that is true in the sense of `if`; AssertionError when time is up."""
+    began = time.monotonic()
+    while not (answer := condition()):
+        if time.monotonic() - began > timeout.total_seconds():
+            raise AssertionError(f"not within {timeout}: {getattr(condition, '__qualname__', condition)}")
+        time.sleep(pace.total_seconds())
+    return answer
