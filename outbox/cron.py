@@ -227,8 +227,7 @@ def _fire(conn: Conn, ledger: Ledger, state: State) -> Fired:
     """The row of `state` is locked by this transaction."""
     if state.paused or state.retired:
         return Fired()
-    fires = calendar_of(state.cron, state.zone).after(state.fired_through)
-    due = list(takewhile(lambda at: at <= state.now, fires))
+    due = _due(state)
     if not due:
         return Fired()
     missed, run = divide(due, now=state.now, missed=state.missed, limit=state.missed_limit)
@@ -239,6 +238,19 @@ def _fire(conn: Conn, ledger: Ledger, state: State) -> Fired:
     _enqueue(conn, ledger, fired)
     _ask(conn, ledger, FIRED_THROUGH, name=state.name, now=state.now)
     return Fired([state.now - at for (at,) in new if at in tasks], len(new) - len(fired))
+
+
+def _due(state: State) -> list[datetime]:
+    """Fires that nobody enqueued, oldest first. Of long outages only what would be kept, or is needed to run."""
+    recent = max(state.fired_through, state.now - KEPT)
+    due = _between(state, recent, state.now)
+    if len(due) < state.missed_limit and recent > state.fired_through:
+        due = _between(state, state.fired_through, state.now)
+    return due
+
+
+def _between(state: State, start: datetime, end: datetime) -> list[datetime]:
+    return list(takewhile(lambda at: at <= end, calendar_of(state.cron, state.zone).after(start)))
 
 
 def divide(

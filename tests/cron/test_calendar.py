@@ -355,7 +355,7 @@ SPECS = st.builds(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     spec=SPECS, change=st.sampled_from(CHANGES), offset=st.integers(-36 * 60, 6 * 60), second=st.sampled_from([0, 30])
 )
@@ -369,11 +369,9 @@ def test_around_every_change_of_clocks_no_fire_is_lost_or_doubled(
     assert found == slow(spec, zone, start, end)
 
 
-@settings(max_examples=100, deadline=None)
-@given(spec=SPECS, change=st.sampled_from(CHANGES), offsets=st.lists(st.integers(0, 2880), min_size=1, max_size=8))
-def test_it_does_not_matter_how_often_a_scheduler_looks(
-    spec: Spec, change: tuple[str, str], offsets: list[int]
-) -> None:
+@settings(max_examples=60, deadline=None)
+@given(spec=SPECS, change=st.sampled_from(CHANGES), looked=st.lists(st.integers(0, 2880), min_size=1, max_size=8))
+def test_it_does_not_matter_how_often_a_scheduler_looks(spec: Spec, change: tuple[str, str], looked: list[int]) -> None:
     zone, at = change
     calendar, start = Calendar(str(spec), zone), utc(at) - DAY
     end = start + 2 * DAY
