@@ -1,0 +1,79 @@
+"""`python -m bench [MEASUREMENT…] [--quick] [--rounds N] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.figures import Report
+from bench.ground import ground
+from bench.show import show
+
+#: Name on the command line: module with `measure`.
+MEASUREMENTS = {
+    "relay": "drain",
+    "e2e": "e2e",
+    "latency": "latency",
+    "http": "http",
+    "backlog": "backlog",
+    "history": "history",
+    "memory": "memory",
+    "statements": "statements",
+}
+
+
+def main(words: list[str]) -> int:
+    """0: every target is met; 1: one is missed or could not be measured."""
+    asked = _parser().parse_args(words)
+    out, err = Console(), Console(stderr=True)
+    reports: dict[str, Report] = {}
+    failed = False
+    with ground() as here:
+        for name in asked.what or list(MEASUREMENTS):
+            began = time.monotonic()
+            err.print(f"[dim]{name} …[/]")
+            try:
+                reports[name] = _measure(name)(here, rounds=asked.rounds, quick=asked.quick)
+            except RuntimeError as error:
+                err.print(f"[red]{name} could not be measured:[/] {error}", markup=True)
+                failed = True
+                continue
+            show(reports[name], out, took=time.monotonic() - began)
+    if asked.json:
+        asked.json.write_text(json.dumps(_document(reports, quick=asked.quick), indent=1) + "\n")
+    missed = [each.name for report in reports.values() for each in report.series if each.met is False]
+    if missed:
+        err.print(f"targets missed: {', '.join(missed)}")
+    return int(failed or bool(missed))
+
+
+def _measure(name: str) -> Callable[..., Report]:
+    measure: Callable[..., Report] = import_module(f"bench.{MEASUREMENTS[name]}").measure
+    return measure
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[[], *MEASUREMENTS], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter; the figures are rougher")
+    parser.add_argument("--rounds", type=int, default=3, help="of each compared system, interleaved (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    return parser
+
+
+def _document(reports: dict[str, Report], *, quick: bool) -> dict[str, object]:
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
+    return {"machine": machine, "quick": quick, "figures": {name: each.asdict() for name, each in reports.items()}}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
