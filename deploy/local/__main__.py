@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -117,7 +118,8 @@ def _clean(place: Place) -> int:
 
 
 def _tell(text: str) -> None:
-    print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
+    with suppress(OSError):  # a closed terminal must not keep the system from being stopped in order
+        print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
 
 
 if __name__ == "__main__":

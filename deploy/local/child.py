@@ -100,12 +100,19 @@ class Child:
         self.pid_file.unlink(missing_ok=True)
         self._process = None
 
-    def end_orphan(self, *, within: timedelta = timedelta(seconds=15)) -> None:
-        """Ends the process that the pid file names, if it is really one of ours and not our own child."""
+    def terminate_orphan(self) -> int | None:
+        """Asks the process that the pid file names to end, if it is one of ours and not our own child: its pid."""
         pid = _read_pid(self.pid_file)
         if pid is None or pid == self.pid or not self._is_ours(pid):
-            return
+            return None
         _signal(pid, self._stop_signal)
+        return pid
+
+    def end_orphan(self, *, within: timedelta = timedelta(seconds=15)) -> None:
+        """Ends that process, by force if need be, and returns when it is gone."""
+        pid = self.terminate_orphan()
+        if pid is None:
+            return
         if not _gone(pid, within=within):
             _kill_group(pid)
             _gone(pid, within=timedelta(seconds=5))

@@ -5,21 +5,23 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
 from deploy.local.child import write_atomically
 from deploy.local.evidence import FarWorld, Ledger
 from deploy.local.place import Place
-from deploy.local.screen import Screen, View
+from deploy.local.screen import Screen, View, summary
 from deploy.local.signals import Signals
 from deploy.local.supervisor import Interrupted, Supervisor
 from deploy.local.system import Surroundings
 from deploy.local.traffic import Refused, Traffic
 
 VICTIMS = ("worker-1", "relay")
-KILL_AFTER = timedelta(seconds=15)
+BURST_AFTER = timedelta(seconds=15)
+BURST = {"sign-ups": 40, "orders": 20, "events": 60}
+SENDERS = 4
 ONE_LOAD = {"sign-ups": 60, "orders": 30, "events": 60}
 ONE_LOAD_LIMIT = timedelta(minutes=4)
 LIVE_RATE = 6.0  # requests a second
@@ -59,25 +61,27 @@ class Demo:
         self._register_endpoint(place)
 
     def go_on(self) -> int:
-        """Traffic until Ctrl-C; the kill comes after a while."""
-        sender = Sender(self._endless_load, self._screen.tell)
-        kill_at = time.monotonic() + KILL_AFTER.total_seconds()
+        """Traffic until Ctrl-C. After a while comes a burst, and the kill in its middle."""
+        stream = Sender(self._endless(), self._screen.tell)
+        burst: Sender | None = None
+        burst_at = time.monotonic() + BURST_AFTER.total_seconds()
         while not self._signals.stopping():
             self._look()
-            if self._trial is None and time.monotonic() > kill_at:
-                self._kill_victims()
-        sender.join()
+            if burst is None and time.monotonic() > burst_at:
+                burst = Sender(self._requests(BURST), self._screen.tell, threads=SENDERS)
+            if burst and self._trial is None:
+                self._kill_when(burst.sent >= sum(BURST.values()) // 2)
+        stream.join()
         return 0
 
     def send_one_load(self) -> int:
         """A fixed load with the kill in its middle, then the verdict."""
-        sender = Sender(self._one_load, self._screen.tell)
+        sender = Sender(self._requests(ONE_LOAD), self._screen.tell, threads=SENDERS)
         deadline = time.monotonic() + ONE_LOAD_LIMIT.total_seconds()
-        half = sum(ONE_LOAD.values()) // 2
         while not self._signals.stopping() and time.monotonic() < deadline:
             self._look()
-            if self._trial is None and sum(self._traffic.promises.answered.values()) >= half:
-                self._kill_victims()
+            if self._trial is None:
+                self._kill_when(sender.sent >= sum(ONE_LOAD.values()) // 2)
             if sender.failed or (sender.done and self._all_arrived()):
                 break
         sender.join()
@@ -98,7 +102,9 @@ class Demo:
             self._supervisor.tend()
             time.sleep(0.05)
 
-    def _kill_victims(self) -> None:
+    def _kill_when(self, reached: bool) -> None:
+        if not reached:
+            return
         self._trial = Trial(frozenset(self._ledger.read(self._traffic.promises).unsettled))
         self._screen.tell(
             f"kill -9 {' and '.join(VICTIMS)}, with {len(self._trial.unfinished)} promised tasks unfinished"
@@ -113,39 +119,32 @@ class Demo:
         return not (tasks.unsettled or tasks.unfinished or self._far_world.missing(self._traffic.promises))
 
     def _verdict(self, sender: Sender) -> int:
-        promises, tasks, far = self._traffic.promises, self._ledger.tasks, self._far_world
-        missing = far.missing(promises)
+        promises, tasks = self._traffic.promises, self._ledger.tasks
+        missing = self._far_world.missing(promises)
+        good = (
+            sender.done
+            and promises.answered == ONE_LOAD
+            and self._all_arrived()
+            and not tasks.failed
+            and not tasks.by_state["dead"]
+        )
         self._screen.close()
-        for kind, wanted in ONE_LOAD.items():
-            self._screen.tell(f"{kind}: {promises.answered[kind]} of {wanted} answered")
-        succeeded = sum(state == "succeeded" for state in tasks.settled.values())
-        self._screen.tell(f"tasks: {succeeded} of {len(promises.task_ids)} promised succeeded, {tasks.failed} failed")
-        mails = len(promises.plain_mails) + len(promises.receipt_mails)
-        absent = sum(text.startswith("mail") for text in missing)
-        self._screen.tell(f"mails: {mails - absent} of {mails} arrived")
-        hooks = len(promises.webhook_marks)
-        self._screen.tell(f"webhooks: {hooks - (len(missing) - absent)} of {hooks} arrived")
-        self._screen.tell(f"repeats of mails and webhooks: {far.repeats}")
-        self._screen.tell(f"lost: {tasks.lost}")
-        for text in missing[:20]:
-            self._screen.tell(f"missing: {text}")
-        whole = sender.done and not sender.failed and promises.answered == ONE_LOAD
-        good = whole and self._all_arrived() and not tasks.failed and not tasks.by_state["dead"]
+        for line in summary(promises, tasks, self._far_world, missing):
+            self._screen.tell(line)
         self._screen.tell("everything promised was carried out" if good else "NOT everything was carried out")
         return 0 if good else 1
 
-    def _endless_load(self) -> None:
+    def _endless(self) -> Iterator[Callable[[], None]]:
         kinds = (self._traffic.sign_up, self._traffic.order, self._traffic.event)
         while not self._signals.stopping():
-            random.choices(kinds, weights=(2, 1, 3))[0]()
+            yield random.choices(kinds, weights=(2, 1, 3))[0]
             time.sleep(random.expovariate(LIVE_RATE))
 
-    def _one_load(self) -> None:
+    def _requests(self, load: Mapping[str, int]) -> Iterator[Callable[[], None]]:
         kinds = {"sign-ups": self._traffic.sign_up, "orders": self._traffic.order, "events": self._traffic.event}
-        requests = [kinds[kind] for kind, count in ONE_LOAD.items() for _ in range(count)]
+        requests = [kinds[kind] for kind, count in load.items() for _ in range(count)]
         random.shuffle(requests)
-        for request in requests:
-            request()
+        return iter(requests)
 
     def _register_endpoint(self, place: Place) -> None:
         file = place.directory / "demo_endpoint"
@@ -154,29 +153,42 @@ class Demo:
 
 
 class Sender:
-    """Sends a load beside the screen."""
+    """Sends requests beside the screen, in one thread or a few. The first refusal ends it."""
 
-    def __init__(self, load: Callable[[], None], tell: Callable[[str], None]) -> None:
-        self.done = False
+    def __init__(
+        self, requests: Iterator[Callable[[], None]], tell: Callable[[str], None], *, threads: int = 1
+    ) -> None:
+        self.sent = 0
         self.failed = False
-        self._load = load
+        self._requests = requests
         self._tell = tell
-        self._thread = threading.Thread(target=self._send, daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Everything was sent and answered."""
+        return not self.failed and not any(thread.is_alive() for thread in self._threads)
 
     def join(self) -> None:
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _send(self) -> None:
         try:
-            self._load()
-        except Refused as refusal:
+            while not self.failed and (request := self._next()):
+                request()
+                with self._lock:
+                    self.sent += 1
+        except Exception as error:
             self.failed = True
-            self._tell(f"the API refused: {refusal}")
-        except BaseException:
-            self.failed = True
-            raise
-        self.done = True
+            self._tell(f"the API refused: {error}" if isinstance(error, Refused) else f"the sender broke: {error!r}")
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            return next(self._requests, None)
 
 
 @dataclass

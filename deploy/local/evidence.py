@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from deploy.local.place import Place
-from deploy.local.traffic import Promises
+from deploy.local.traffic import Arrival, Promises
 
 STATES = ("scheduled", "waiting", "pending", "published", "running", "retrying", "succeeded", "dead", "cancelled")
 
@@ -99,15 +99,14 @@ class Ledger:
 
 @dataclass
 class FarWorld:
-    """What arrived out there since the demo began. A repeat has the id of an earlier arrival."""
+    """What arrived out there since the demo began, and under which ids. A repeat has the id of an earlier arrival."""
 
     place: Place
-    mails: Counter[str] = field(default_factory=Counter)
-    receipts: Counter[str] = field(default_factory=Counter)
+    mails: int = 0
     webhooks: int = 0
-    marks: set[str] = field(default_factory=set)
     repeats: int = 0
-    _ids: set[str] = field(default_factory=set)
+    _arrived: dict[Arrival, set[str]] = field(default_factory=dict)
+    _ids: set[tuple[str, str]] = field(default_factory=set)
     _seen_files: set[str] = field(default_factory=set)
     _offset: int = 0
 
@@ -116,20 +115,22 @@ class FarWorld:
         self._offset = self._webhooks_file.stat().st_size if self._webhooks_file.exists() else 0
 
     def read(self) -> None:
-        self._read_mails()
-        self._read_webhooks()
+        for path in self._mail_files():
+            if path.name not in self._seen_files:
+                self._seen_files.add(path.name)
+                self._note_mail(path)
+        if self._webhooks_file.exists():
+            self._read_webhooks()
 
-    def missing(self, promises: Promises) -> list[str]:
-        """What was promised and has not arrived, in words."""
+    def missing(self, promises: Promises) -> list[Arrival]:
+        """What was promised and has not arrived under an id that the API answered."""
         with promises.lock:
-            mails = promises.plain_mails - self.mails.keys()
-            receipts = promises.receipt_mails - self.receipts.keys()
-            marks = promises.webhook_marks - self.marks
-        return [
-            *(f"mail to {address}" for address in sorted(mails)),
-            *(f"mail with a PDF to {address}" for address in sorted(receipts)),
-            *(f"webhook about {mark}" for mark in sorted(marks)),
-        ]
+            expected = dict(promises.arrivals)
+        return sorted(arrival for arrival, ids in expected.items() if not self._has(arrival, ids))
+
+    def _has(self, arrival: Arrival, ids: frozenset[str]) -> bool:
+        arrived = self._arrived.get(arrival, set())
+        return bool(arrived & ids) if ids else bool(arrived)
 
     @property
     def _webhooks_file(self) -> Path:
@@ -138,20 +139,15 @@ class FarWorld:
     def _mail_files(self) -> list[Path]:
         return [path for path in (self.place.directory / "mail").glob("*.eml") if not path.name.startswith(".")]
 
-    def _read_mails(self) -> None:
-        for path in self._mail_files():
-            if path.name in self._seen_files:
-                continue
-            self._seen_files.add(path.name)
-            mail = BytesParser(policy=policy.default).parsebytes(path.read_bytes())
-            has_pdf = any(part.get_content_type() == "application/pdf" for part in mail.walk())
-            for address in mail.get_all("Delivered-To", []):
-                (self.receipts if has_pdf else self.mails)[str(address)] += 1
-            self._count_repeat(str(mail["Message-ID"]))
+    def _note_mail(self, path: Path) -> None:
+        mail = BytesParser(policy=policy.default).parsebytes(path.read_bytes())
+        has_pdf = any(part.get_content_type() == "application/pdf" for part in mail.walk())
+        id = str(mail["Message-ID"]).strip("<>").partition("@")[0]
+        self.mails += 1
+        for address in mail.get_all("Delivered-To", []):
+            self._note(Arrival("mail with a PDF" if has_pdf else "mail", str(address)), id)
 
     def _read_webhooks(self) -> None:
-        if not self._webhooks_file.exists():
-            return
         with self._webhooks_file.open("rb") as lines:
             lines.seek(self._offset)
             for line in lines:
@@ -166,24 +162,12 @@ class FarWorld:
         except ValueError:
             return  # cut short by SIGKILL: the sender got no answer and sends it again
         self.webhooks += 1
-        self._count_repeat(request["headers"].get("webhook-id", ""))
-        self.marks |= _marks_in(request["body"])
+        told = json.loads(request["body"])["data"]
+        self._note(
+            Arrival("webhook", str(told.get("mark") or told.get("order_id"))), request["headers"].get("webhook-id", "")
+        )
 
-    def _count_repeat(self, id: str) -> None:
-        self.repeats += id in self._ids
-        self._ids.add(id)
-
-
-def _marks_in(body: str) -> set[str]:
-    """Every string of the body: one of them is the mark that the sender waits for."""
-    found: set[str] = set()
-    waiting = [json.loads(body)]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        else:
-            found.add(str(value))
-    return found
+    def _note(self, arrival: Arrival, id: str) -> None:
+        self.repeats += (arrival.about, id) in self._ids
+        self._ids.add((arrival.about, id))
+        self._arrived.setdefault(arrival, set()).add(id)

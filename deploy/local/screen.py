@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from deploy.local.evidence import STATES, FarWorld, Tasks
 from deploy.local.system import Surroundings
-from deploy.local.traffic import Promises
+from deploy.local.traffic import Arrival, Promises
 
 COLOURS = {"succeeded": "green", "dead": "red", "cancelled": "magenta", "retrying": "yellow", "running": "cyan"}
 LINES_APART = 2.0
@@ -54,14 +55,16 @@ class Screen:
     def close(self) -> None:
         """Leaves the last picture standing; what is told afterwards comes below it."""
         if self._live:
-            self._live.stop()
-            self._live = None
+            live, self._live = self._live, None
+            with suppress(OSError):
+                live.stop()
 
     def tell(self, text: str) -> None:
         line = f"{datetime.now():%H:%M:%S} {text}"
         self._story.append(line)
         if self._live is None:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            with suppress(OSError):  # a closed terminal must not keep the system from being stopped in order
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, view: View) -> None:
         if not self.console.is_terminal:
@@ -80,7 +83,7 @@ class Screen:
         far = view.far_world
         self.tell(
             f"requests {sum(view.promises.answered.values())} | tasks: {states or 'none'} | "
-            f"mails {_mails(far)} | webhooks {far.webhooks} | lost: {view.tasks.lost}"
+            f"mails {far.mails} | webhooks {far.webhooks} | lost: {view.tasks.lost}"
         )
 
     def _picture(self, view: View) -> RenderableType:
@@ -97,6 +100,18 @@ class Screen:
                 style="dim",
             ),
         )
+
+
+def summary(promises: Promises, tasks: Tasks, far_world: FarWorld, missing: list[Arrival]) -> list[str]:
+    """The end of `--once`, in lines."""
+    succeeded = sum(state == "succeeded" for state in tasks.settled.values())
+    absent = Counter(arrival.kind for arrival in missing)
+    lines = [f"requests answered: {', '.join(f'{count} {kind}' for kind, count in promises.answered.items())}"]
+    lines += [f"tasks promised: {len(promises.task_ids)}, succeeded: {succeeded}, failed: {tasks.failed}"]
+    for kind, expected in Counter(arrival.kind for arrival in promises.arrivals).items():
+        lines += [f"{kind}: {expected - absent[kind]} of {expected} arrived"]
+    lines += [f"missing: {arrival.kind} for {arrival.about}" for arrival in missing[:20]]
+    return [*lines, f"repeated mails and webhooks: {far_world.repeats}", f"lost: {tasks.lost}"]
 
 
 def _requests(view: View) -> Panel:
@@ -117,16 +132,12 @@ def _states(view: View) -> Panel:
 def _arrivals(view: View) -> Panel:
     far, lost = view.far_world, view.tasks.lost
     table = _grid()
-    table.add_row("mails out", str(_mails(far)))
+    table.add_row("mails out", str(far.mails))
     table.add_row("webhooks out", str(far.webhooks))
     table.add_row("repeated", str(far.repeats))
     table.add_row("restarted", str(sum(view.restarts.values())))
     table.add_row(Text("lost", style="bold"), Text(str(lost), style="bold red" if lost else "bold green"))
     return Panel(table, title="arrived")
-
-
-def _mails(far: FarWorld) -> int:
-    return far.mails.total() + far.receipts.total()
 
 
 def _grid() -> Table:

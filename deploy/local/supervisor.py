@@ -24,6 +24,7 @@ from deploy.local.servers import postgres_for, rabbitmq_for
 from deploy.local.system import OUTBOX, PROGRAMS, Ports, Program, Surroundings, kept_secret
 
 DATABASE = "outbox"
+SERVERS = {"postgres", "rabbitmq", "epmd"}
 START_LIMIT = timedelta(seconds=120)
 
 
@@ -174,13 +175,15 @@ class Supervisor:
 
 def end_orphans(place: Place) -> None:
     """Ends what a SIGKILLed run left here: every pid file that names a living process of ours."""
-    names = [path.stem for path in place.pids.glob("*.pid")]
-    # The far world and the servers last, as in an orderly stop.
-    for name in sorted(names, key=lambda name: name in ("receivers", "rabbitmq", "epmd", "postgres")):
-        stop_signal = signal.SIGINT if name == "postgres" else signal.SIGTERM
-        child = Child(name, pids=place.pids, logs=place.logs, stop_signal=stop_signal)
-        child.end_orphan(within=timedelta(seconds=3))
-        child.pid_file.unlink(missing_ok=True)
+    names = {path.stem for path in place.pids.glob("*.pid")}
+    # What is left of the servers goes last, as in an orderly stop.
+    for together in (names - SERVERS, names & SERVERS):
+        orphans = [_orphan(name, place) for name in together]
+        for orphan in orphans:
+            orphan.terminate_orphan()
+        for orphan in orphans:
+            orphan.end_orphan(within=timedelta(seconds=5))
+            orphan.pid_file.unlink(missing_ok=True)
 
 
 def clear(place: Place) -> None:
@@ -188,6 +191,11 @@ def clear(place: Place) -> None:
     end_orphans(place)
     delete_directory(place.directory / "postgres")
     shutil.rmtree(place.directory)
+
+
+def _orphan(name: str, place: Place) -> Child:
+    stop_signal = signal.SIGINT if name == "postgres" else signal.SIGTERM
+    return Child(name, pids=place.pids, logs=place.logs, stop_signal=stop_signal)
 
 
 def _is_healthy(surroundings: Surroundings, program: Program) -> bool:

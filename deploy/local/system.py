@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from deploy.local.child import write_atomically
 from deploy.local.place import ROOT, Place
@@ -92,7 +93,7 @@ class Surroundings:
             "DASHBOARD_URL": f"{self.api_url}/",
             "WEBHOOK_RECEIVER_URL": self.webhook_receiver_url,
         }
-        write_atomically(file, "".join(f"export {name}={value}\n" for name, value in told.items()), mode=0o600)
+        write_atomically(file, "".join(f"export {name}={quote(value)}\n" for name, value in told.items()), mode=0o600)
 
     def environment_of(self, program: Program, place: Place) -> dict[str, str]:
         port = str(self.ports.of[program.name])

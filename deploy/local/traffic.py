@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import httpx2
 
@@ -27,20 +27,30 @@ class Refused(Exception):
     """The API answered something that the demo does not expect; the message is its answer."""
 
 
+class Arrival(NamedTuple):
+    """Something that must arrive in the far world: what it is, and whom or what it is about."""
+
+    kind: Literal["mail", "mail with a PDF", "webhook"]
+    about: str
+
+
 @dataclass
 class Promises:
     """What 2xx answers stand for. Appended by the traffic, read by the screen and the verdict."""
 
     task_ids: set[str] = field(default_factory=set)
-    plain_mails: set[str] = field(default_factory=set)
-    receipt_mails: set[str] = field(default_factory=set)
-    webhook_marks: set[str] = field(default_factory=set)
+    #: Each arrival with the ids that it may bear; none where the API does not tell the id.
+    arrivals: dict[Arrival, frozenset[str]] = field(default_factory=dict)
     answered: dict[str, int] = field(default_factory=lambda: {"sign-ups": 0, "orders": 0, "events": 0})
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, kind: str, answer: dict[str, Any]) -> None:
-        self.answered[kind] += 1
-        self.task_ids.update(answer["task_ids"])
+    def note(self, kind: str, answer: dict[str, Any], *arrivals: Arrival) -> None:
+        ids = frozenset(answer["task_ids"])
+        with self.lock:
+            self.answered[kind] += 1
+            self.task_ids |= ids
+            # A receipt's mail is a task that the receipt's task makes: its id is not known yet.
+            self.arrivals |= {each: frozenset() if each.kind == "mail with a PDF" else ids for each in arrivals}
 
 
 class Traffic:
@@ -70,9 +80,7 @@ class Traffic:
     def sign_up(self) -> None:
         address = self._address("user")
         answer = self._post("/v1/signups", {"email": address, "name": random.choice(NAMES)})
-        with self.promises.lock:
-            self.promises.note("sign-ups", answer)
-            self.promises.plain_mails.add(address)
+        self.promises.note("sign-ups", answer, Arrival("mail", address))
 
     def order(self) -> None:
         address = self._address("buyer")
@@ -82,17 +90,13 @@ class Traffic:
             for sku, price_cents in bought
         ]
         answer = self._post("/v1/orders", {"email": address, "items": items, "currency": "EUR"})
-        with self.promises.lock:
-            self.promises.note("orders", answer)
-            self.promises.receipt_mails.add(address)
-            self.promises.webhook_marks.add(str(answer["order_id"]))
+        webhook = Arrival("webhook", str(answer["order_id"]))
+        self.promises.note("orders", answer, Arrival("mail with a PDF", address), webhook)
 
     def event(self) -> None:
         mark = f"mark-{self._run}-{uuid.uuid4().hex}"
         answer = self._post("/v1/events", {"type": EVENT_TYPE, "data": {"mark": mark, "path": "/pricing"}})
-        with self.promises.lock:
-            self.promises.note("events", answer)
-            self.promises.webhook_marks.add(mark)
+        self.promises.note("events", answer, Arrival("webhook", mark))
 
     def _address(self, who: str) -> str:
         return f"{who}-{self._run}-{uuid.uuid4().hex[:12]}@example.com"
