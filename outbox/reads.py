@@ -209,11 +209,12 @@ class Reader:
             raise ArgumentError("limit must be a whole number from 1 to 1000.")
         if since is not None and since.tzinfo is None:
             raise ArgumentError("since must be a datetime with a time zone, such as datetime.now(UTC).")
-        wanted = _states(states)
+        wanted = _checked(states)
         stored = sorted({each for state in wanted for each in _STORED.get(state, ())})
         more = limit + 1
         rows = self._run(
-            conn, TASKS, states=wanted, stored=stored, actor=actor, queue=queue, since=since, before=_id_of(cursor),
+            conn, TASKS, states=wanted if states else None, stored=stored, actor=actor, queue=queue, since=since,
+            before=_id_of(cursor),
             hot=more if stored else 0, cold=more if {"succeeded", "cancelled"} & set(wanted) else 0,
             dead=more if "dead" in wanted else 0, more=more,
         )  # fmt: skip
@@ -266,7 +267,7 @@ class Reader:
         return Stats(since=since, until=until, total=figures[0], actors=figures[1:])
 
 
-def _states(states: Sequence[str] | None) -> list[str]:
+def _checked(states: Sequence[str] | None) -> list[str]:
     unknown = [state for state in states or () if state not in PUBLIC_STATES]
     if unknown:
         raise ArgumentError(f"{unknown[0]!r} is not a state of a task; these are: {', '.join(PUBLIC_STATES)}.")
@@ -338,8 +339,8 @@ from (
                 when t.state = 'running' and not coalesce(t.run_id = any(w.running), true) then 'published'
                 else t.state end as state
         ) s
-        where t.state = any(%(stored)s::text[])
-        and s.state = any(%(states)s::text[])
+        where (%(states)s::text[] is null
+            or (t.state = any(%(stored)s::text[]) and s.state = any(%(states)s::text[])))
         and (%(before)s::uuid is null or t.id < %(before)s::uuid)
         and (%(actor)s::text is null or t.actor = %(actor)s::text)
         and (%(queue)s::text is null or t.queue = %(queue)s::text)
@@ -353,7 +354,7 @@ from (
             h.published_at, h.started_at, h.finished_at, h.expires_at, h.failures, h.crashes, h.losses,
             h.max_attempts, h.lane, h.unique_key, false, h.reason, h.worker_id
         from outbox.history h
-        where h.state = any(%(states)s::text[])
+        where (%(states)s::text[] is null or h.state = any(%(states)s::text[]))
         and (%(before)s::uuid is null or h.id < %(before)s::uuid)
         and (%(actor)s::text is null or h.actor = %(actor)s::text)
         and (%(queue)s::text is null or h.queue = %(queue)s::text)
@@ -526,7 +527,7 @@ names as (
 )
 select n.name, coalesce(q.paused, false), q.paused_by, q.paused_at, coalesce(q.epoch, 0),
     (select count(*)::integer from outbox.worker w where w.kind = 'worker' and n.name = any(w.queues)),
-    greatest(clock_timestamp() - d.oldest, interval '0')
+    case when d.oldest is not null then greatest(clock_timestamp() - d.oldest, interval '0') end
 from names n
 left join outbox.queue q on q.name = n.name
 left join due d on d.queue = n.name
