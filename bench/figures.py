@@ -32,7 +32,7 @@ class Series:
         )
 
     def asdict(self) -> dict[str, Any]:
-        shown = {"name": self.name, "unit": self.unit, "rounds": self.values}
+        shown: dict[str, Any] = {"name": self.name, "unit": self.unit, "rounds": self.values}
         if self.values:
             shown |= {"median": self.median, "min": min(self.values), "max": max(self.values)}
         if self.met is not None:

@@ -13,7 +13,7 @@ from bench.apps.stamp import Stamps
 
 class QuorumBroker(RabbitmqBroker):
     def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
-        return super()._build_queue_arguments(queue_name) | {"x-queue-type": "quorum"}
+        return {**super()._build_queue_arguments(queue_name), "x-queue-type": "quorum"}  # type: ignore[no-untyped-call]
 
 
 broker = QuorumBroker(url=os.environ["RABBITMQ_URL"], confirm_delivery=True)
