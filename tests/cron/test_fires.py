@@ -81,6 +81,12 @@ def assert_each_fire_has_its_one_task(conn: Conn) -> None:
     assert sorted(fired) == sorted((id, datetime.fromisoformat(at)) for id, at in tasks)
 
 
+def an_hour_that_is_not_now(conn: Conn) -> str:
+    """Hourly, at a minute at least a quarter of an hour from now: every fire of the past is a missed one."""
+    minute = one(conn, "select extract(minute from clock_timestamp())::int")
+    return f"{(minute + 30) % 60} * * * *"
+
+
 # ---------------------------------------------------------------------- declaring
 
 
@@ -102,14 +108,15 @@ def test_declaring_again_changes_nothing_that_is_due(conn: Conn, ledger: Ledger)
 def test_a_changed_calendar_counts_from_now_and_what_was_due_by_the_old_one_has_fired(
     conn: Conn, ledger: Ledger, change: dict[str, str]
 ) -> None:
-    introduce(conn, ledger, HOURLY, ago=3 * HOUR)
+    before = replace(HOURLY, cron=an_hour_that_is_not_now(conn))
+    introduce(conn, ledger, before, ago=3 * HOUR)
     start = through(conn, HOURLY)
     with conn.transaction():
-        fired = declare(conn, ledger, replace(HOURLY, **change))  # type: ignore[arg-type]
+        fired = declare(conn, ledger, replace(before, **change))  # type: ignore[arg-type]
     now = one(conn, "select clock_timestamp()")
     assert now - through(conn, HOURLY) < timedelta(seconds=5)
     assert (len(fired.late), fired.missed) == (1, 2)
-    assert list(outcomes(conn, HOURLY)) == expected(HOURLY, start, through(conn, HOURLY))
+    assert list(outcomes(conn, HOURLY)) == expected(before, start, through(conn, HOURLY))
     assert fire(conn, ledger, HOURLY) == Fired()
     assert_each_fire_has_its_one_task(conn)
 
@@ -150,10 +157,11 @@ def test_two_applications_that_share_the_tables_do_not_retire_each_other(conn: C
 def test_a_schedule_that_comes_back_catches_up_after_hours_and_begins_anew_after_days(
     conn: Conn, ledger: Ledger, away: timedelta, tasks: int
 ) -> None:
-    introduce(conn, ledger, HOURLY, ago=away)
+    schedule = replace(HOURLY, cron=an_hour_that_is_not_now(conn))
+    introduce(conn, ledger, schedule, ago=away)
     conn.execute("update outbox.schedule set retired = true, declared_at = clock_timestamp() - %s", [away])
-    declare(conn, ledger, HOURLY)
-    assert len(fire(conn, ledger, HOURLY).late) == tasks
+    declare(conn, ledger, schedule)
+    assert len(fire(conn, ledger, schedule).late) == tasks
     assert not states(conn, ledger, ["hourly"])["hourly"].retired
 
 
@@ -189,12 +197,6 @@ def test_after_an_outage_the_missed_fires_run_as_declared_and_the_rest_is_record
     assert list(found.values()) == ["missed"] * (len(found) - tasks) + ["fired"] * tasks
     assert (len(fired.late), fired.missed) == (tasks, len(found) - tasks)
     assert_each_fire_has_its_one_task(conn)
-
-
-def an_hour_that_is_not_now(conn: Conn) -> str:
-    """Hourly, at a minute at least a quarter of an hour from now: every fire of the past is a missed one."""
-    minute = one(conn, "select extract(minute from clock_timestamp())::int")
-    return f"{(minute + 30) % 60} * * * *"
 
 
 def test_a_fire_within_the_grace_is_not_missed(conn: Conn, ledger: Ledger) -> None:

@@ -101,7 +101,7 @@ class Program:
     """`outbox scheduler` as its own process."""
 
     def __init__(self, database_url: str, **variables: str) -> None:
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             env={
@@ -287,14 +287,7 @@ def test_a_scheduler_killed_between_a_fire_and_its_task_leaves_neither(
         before = set_back(conn, timedelta(minutes=30))
         eventually(lambda: held_up(conn))
         victim.kill()
-    eventually(
-        lambda: (
-            not one(
-                conn,
-                "select count(*) from pg_stat_activity where application_name = 'outbox scheduler' and datname = current_database()",
-            )
-        )
-    )
+    eventually(lambda: not backends(conn))
     assert one(conn, "select count(*) from outbox.fire") == one(conn, "select count(*) from outbox.task") == 0
     start(database_url)
     eventually(lambda: caught_up(conn, before))
@@ -378,10 +371,7 @@ def test_nothing_is_lost_when_the_server_ends_the_connection(conn: Conn, databas
         before = set_back(conn, timedelta(minutes=60))
         for _ in range(5):
             with suppress(psycopg.Error):
-                conn.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity "
-                    "where application_name = 'outbox scheduler' and datname = current_database()"
-                )
+                conn.execute(f"select pg_terminate_backend(pid) from {OUR_BACKENDS}")
             time.sleep(0.1)
         eventually(lambda: caught_up(conn, before))
     assert_each_fire_happened_once(conn, start=before - timedelta(minutes=60))
