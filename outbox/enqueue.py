@@ -9,7 +9,7 @@ from uuid import UUID
 
 import dramatiq
 from sqlalchemy import event
-from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import InvalidRequestError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from uuid_utils.compat import uuid7
 
@@ -120,6 +120,8 @@ def task_of(
     max_payload: int = 1_048_576,
 ) -> Task:
     """The checked task for a message; not yet in any session."""
+    if not isinstance(message, dramatiq.Message):
+        raise ArgumentError(f"enqueue needs a message, such as actor.message(...), not {type(message).__name__}.")
     name = message.actor_name
     actor = _declared(name)
     if actor is not None:
@@ -291,8 +293,9 @@ def use(outbox: Enqueues) -> None:
 
 def _sync_session(session: Any) -> Session:
     inner = getattr(session, "sync_session", session)
-    if not isinstance(inner, Session) and callable(inner):
-        inner = getattr(inner(), "sync_session", inner())
+    if not isinstance(inner, Session) and callable(registry := getattr(session, "registry", None)):
+        scoped = registry()
+        inner = getattr(scoped, "sync_session", scoped)
     if not isinstance(inner, Session):
         raise NoTransaction(
             f"enqueue needs a SQLAlchemy Session or AsyncSession, not {type(session).__name__}: "
@@ -307,7 +310,10 @@ def _sync_session(session: Any) -> Session:
 def _check_bind(session: Session) -> None:
     if _captures is not None:
         return
-    bind = session.get_bind(mapper=Task)
+    try:
+        bind = session.get_bind(mapper=Task)
+    except UnboundExecutionError as error:
+        raise NoTransaction(f"enqueue needs a session that is bound to a database: {error}") from None
     if bind.dialect.name != "postgresql" or bind.dialect.driver not in ("psycopg", "psycopg_async"):
         raise NoTransaction(
             f"enqueue needs PostgreSQL with the psycopg driver (postgresql+psycopg://…), not {bind.dialect.name}+{bind.dialect.driver}."
@@ -345,12 +351,11 @@ def _write_tasks(session: Session, _context: Any, _instances: Any) -> None:
     new = [each for each in session.new if type(each) is Task]
     if not new:
         return
-    for task in new:
-        session.expunge(task)
     existing = _captures.keep(session, new) if _captures else _insert(session, _outbox_of(session).ledger, new)
     tasks, here = _tasks_of(session), session.get_nested_transaction() or session.get_transaction()
     tasks.unwritten.clear()
     for task in new:
+        session.expunge(task)  # only now: after an INSERT that failed, a commit must meet it again and fail too
         task.enqueued = existing[task.id] == task.id
         task.id = existing[task.id]
         tasks.written.append((task, here))
@@ -365,9 +370,8 @@ def _insert(session: Session, ledger: Ledger, tasks: list[Task]) -> dict[UUID, U
         )
     rows = f"[{','.join(map(row_of, tasks))}]"
     found: dict[UUID, UUID | None] = dict(connection.exec_driver_sql(ledger.enqueue_sql, {"rows": rows}).fetchall())
-    if None in found.values():
-        taken: dict[UUID, UUID] = dict(connection.exec_driver_sql(ledger.taken_sql, {"rows": rows}).fetchall())
-        found = {asked: existing or taken.get(asked, asked) for asked, existing in found.items()}
+    while None in found.values():
+        found = dict(connection.exec_driver_sql(ledger.enqueue_rest_sql, {"rows": rows}).fetchall())
     return cast("dict[UUID, UUID]", found)
 
 
@@ -385,8 +389,11 @@ def _forget_tasks(session: Session) -> None:
 def _tasks_committed(session: Session) -> None:
     tasks: _Tasks | None = session.info.get("outbox_tasks")
     if tasks is not None and tasks.written and not session.in_nested_transaction():
-        _outbox_of(session).committed(session)
         tasks.written = []
+        try:
+            _outbox_of(session).committed(session)
+        except Exception as error:  # they are committed: nothing that fails now may tell the caller otherwise
+            log.warning("wake-up failed, the poll will find the rows", error=repr(error))
 
 
 @event.listens_for(Session, "after_transaction_end")

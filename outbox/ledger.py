@@ -78,7 +78,7 @@ class Ledger:
     def __init__(self, schema: str = "outbox") -> None:
         self.schema = schema
         self.enqueue_sql = self._of(ENQUEUE)
-        self.taken_sql = self._of(TAKEN)
+        self.enqueue_rest_sql = self._of(ENQUEUE_REST)
 
     def _of(self, sql: str) -> str:
         return sql if self.schema == "outbox" else sql.replace("outbox.", f"{self.schema}.")
@@ -92,13 +92,13 @@ class Ledger:
     def enqueue(self, conn: Conn, rows: str) -> list[tuple[UUID, UUID]]:
         """Insert tasks from a JSON array of rows, in the caller's transaction, by one statement.
 
-        Answers (id asked for, id that exists) for each; they differ where a unique key was taken.
+        Answers (id asked for, id that exists) for each; they differ where a unique key was taken. Where the task that
+        held it was not yet visible to the statement, or has started since, a second one settles the matter.
         """
-        found = conn.execute(self.enqueue_sql, {"rows": rows}).fetchall()
-        if any(existing is None for _, existing in found):
-            taken = dict(conn.execute(self.taken_sql, {"rows": rows}).fetchall())
-            found = [(asked, existing or taken.get(asked, asked)) for asked, existing in found]
-        return found
+        found = dict(conn.execute(self.enqueue_sql, {"rows": rows}).fetchall())
+        while None in found.values():
+            found = dict(conn.execute(self.enqueue_rest_sql, {"rows": rows}).fetchall())
+        return list(found.items())
 
     # ------------------------------------------------------------------ relay
 
@@ -407,10 +407,10 @@ def cleaned(text: str, *, limit: int = 16_384) -> str:
 ENQUEUE = """
 with asked as (
     select r.*
-    from json_to_recordset(%(rows)s::json) as r(
+    from rows from (json_to_recordset(%(rows)s::json) as (
         id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
         run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
-        unique_key text, max_attempts integer)
+        unique_key text, max_attempts integer)) with ordinality as r
 ),
 enqueued as (
     insert into outbox.task (
@@ -423,7 +423,7 @@ enqueued as (
         coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
         a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.unique_key, a.max_attempts
     from asked a
-    order by a.lane nulls first, a.unique_key nulls first
+    order by a.lane nulls first, case when a.lane is null then a.unique_key end nulls first, a.ordinality
     on conflict (unique_key) where unique_key is not null and not started do nothing
     returning id
 )
@@ -433,10 +433,35 @@ left join enqueued e on e.id = a.id
 left join outbox.task held on a.unique_key is not null and held.unique_key = a.unique_key and not held.started
 """
 
-TAKEN = """
-select a.id, t.id
-from json_to_recordset(%(rows)s::json) as a(id uuid, unique_key text)
-join outbox.task t on t.unique_key = a.unique_key and not t.started
+ENQUEUE_REST = """
+with asked as (
+    select r.*
+    from rows from (json_to_recordset(%(rows)s::json) as (
+        id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
+        run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
+        unique_key text, max_attempts integer)) with ordinality as r
+),
+enqueued as (
+    insert into outbox.task (
+        id, state, queue, actor, args, kwargs, options, priority, due_at, expires_at,
+        lane, lane_limit, lane_holds, unique_key, max_attempts)
+    select
+        a.id,
+        case when coalesce(a.run_at, clock_timestamp()) > clock_timestamp() or a.delay > 0 then 'scheduled' else 'pending' end,
+        a.queue, a.actor, a.args, a.kwargs, a.options, coalesce(a.priority, 0),
+        coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
+        a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.unique_key, a.max_attempts
+    from asked a
+    where not exists (select from outbox.task own where own.id = a.id)
+    order by a.lane nulls first, case when a.lane is null then a.unique_key end nulls first, a.ordinality
+    on conflict (unique_key) where unique_key is not null and not started do nothing
+    returning id
+)
+select a.id, coalesce(own.id, e.id, held.id)
+from asked a
+left join outbox.task own on own.id = a.id
+left join enqueued e on e.id = a.id
+left join outbox.task held on a.unique_key is not null and held.unique_key = a.unique_key and not held.started
 """
 
 REGISTER_QUEUES = """

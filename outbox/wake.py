@@ -9,6 +9,7 @@ import psycopg
 from sqlalchemy.orm import Session
 
 from outbox.logs import get_logger
+from outbox.models import Task
 
 __all__ = ["CHANNEL", "Waker", "wake"]
 
@@ -62,7 +63,7 @@ _wakers: dict[str, Waker] = {}
 
 def wake(session: Session) -> None:
     """Wake the relay of the database that this session is bound to."""
-    bind = session.get_bind()
+    bind = session.get_bind(mapper=Task)
     url = bind.engine.url
     key = url.render_as_string(hide_password=False)
     waker = _wakers.get(key)
