@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import dramatiq
-from sqlalchemy import func, select
+from sqlalchemy import false, func, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -13,7 +14,7 @@ from actors import outside
 from actors.database import transaction
 from actors.mail.address import parse
 from actors.mail.message import Attachment, Draft, Mailbox, build, message_id
-from actors.mail.replies import Outcome, Permanent, Sent, Temporary, TransportTrouble
+from actors.mail.replies import Outcome, Permanent, Sent, Temporary, TransportTrouble, Uncertain
 from actors.tables import Mail
 from outbox import Permanent as Hopeless
 from outbox import Snooze, Task, current_run, enqueue
@@ -76,50 +77,82 @@ def enqueue_mail(session: Session, mail: Mail) -> Task:
 def send_mail(mail_id: str) -> None:
     """One SMTP conversation. Trouble of the transport costs no attempt; a mail that may have arrived is repeated at
     most once, with the same bytes."""
-    with transaction() as session:
-        mail = session.get(Mail, UUID(mail_id))
-        now = session.scalars(select(func.clock_timestamp())).one()
-    if mail is None:
-        raise Hopeless("the mail no longer exists")
-    if mail.status == "sent":
+    letter = _opened(UUID(mail_id))
+    if letter.sent:
         return
-    if mail.expires_at is not None and mail.expires_at <= now:
+    if letter.expired:
         raise Hopeless("the mail expired before it was sent")
-    outcome = outside.transport().send(mail.body, sender=parse(mail.sender), recipient=parse(mail.recipient))
+    outcome = outside.transport().send(letter.body, sender=parse(letter.sender), recipient=parse(letter.recipient))
     if isinstance(outcome, Sent):
-        _record(current_run().session(), mail.id, outcome).sent_at = func.clock_timestamp()
+        _record(current_run().session(), UUID(mail_id), outcome)
         return
     with transaction() as session:
-        mail = _record(session, mail.id, outcome)
-    raise _verdict(mail, outcome)
+        history = _record(session, UUID(mail_id), outcome)
+    raise _verdict(outcome, history)
 
 
-def _record(session: Session, mail_id: UUID, outcome: Outcome) -> Mail:
+class _Letter(NamedTuple):
+    """A mail, read from its table before the server is spoken to."""
+
+    body: bytes
+    sender: str
+    recipient: str
+    sent: bool
+    expired: bool
+
+
+class _History(NamedTuple):
+    """What a mail went through, this attempt included."""
+
+    troubles: int
+    uncertain: int
+
+
+def _opened(mail_id: UUID) -> _Letter:
+    expired = func.coalesce(Mail.expires_at <= func.clock_timestamp(), false())
+    columns = (Mail.body, Mail.sender, Mail.recipient, Mail.status == "sent", expired)
+    with transaction() as session:
+        row = session.execute(select(*columns).where(Mail.id == mail_id)).one_or_none()
+    if row is None:
+        raise Hopeless("the mail no longer exists")
+    return _Letter(*row)
+
+
+def _record(session: Session, mail_id: UUID, outcome: Outcome) -> _History:
     """The reply as evidence, and what follows from it for the mail."""
-    mail = session.get_one(Mail, mail_id, with_for_update=True)
-    mail.attempts += 1
-    mail.reply = str(outcome.reply)
-    mail.reply_at = func.clock_timestamp()
+    evidence = update(Mail).values(
+        attempts=Mail.attempts + 1, reply=str(outcome.reply), reply_at=func.clock_timestamp()
+    )
+    recorded = (
+        evidence.values(_consequences(outcome)).where(Mail.id == mail_id).returning(Mail.troubles, Mail.uncertain)
+    )
+    row = session.execute(recorded, execution_options={"synchronize_session": False}).one_or_none()
+    if row is None:
+        raise Hopeless("the mail no longer exists")
+    return _History(*row)
+
+
+def _consequences(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Sent):
-        mail.status = "sent"
-    elif isinstance(outcome, Permanent):
-        mail.status = "refused"
-    elif isinstance(outcome, TransportTrouble):
-        mail.troubles += 1
-    elif not isinstance(outcome, Temporary):
-        mail.status, mail.uncertain = "uncertain", mail.uncertain + 1
-    return mail
+        return {"status": "sent", "sent_at": func.clock_timestamp()}
+    if isinstance(outcome, Permanent):
+        return {"status": "refused"}
+    if isinstance(outcome, TransportTrouble):
+        return {"troubles": Mail.troubles + 1}
+    if isinstance(outcome, Uncertain):
+        return {"status": "uncertain", "uncertain": Mail.uncertain + 1}
+    return {}
 
 
-def _verdict(mail: Mail, outcome: Outcome) -> Exception:
+def _verdict(outcome: Temporary | Permanent | TransportTrouble | Uncertain, history: _History) -> Exception:
     reason = str(outcome.reply)
     if isinstance(outcome, Permanent):
         return Hopeless(reason)
     if isinstance(outcome, Temporary):
         return RefusedForNow(reason)
     if isinstance(outcome, TransportTrouble):
-        return Snooze(outcome.wait or _growing_wait(mail.troubles), reason)
-    if mail.uncertain >= _MOST_COPIES:
+        return Snooze(outcome.wait or _growing_wait(history.troubles), reason)
+    if history.uncertain >= _MOST_COPIES:
         return Hopeless(f"{reason}; it may have arrived already, and is not sent a third time")
     return Snooze(_UNCERTAIN, f"{reason}; it may have arrived already")
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func
+from sqlalchemy import func, or_, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -17,6 +18,15 @@ from actors.webhooks.signing import SigningKey, generate_secret, parse_secret
 
 OVERLAP = timedelta(hours=24)
 MAX_OVERLAP = timedelta(days=7)
+
+#: The sealed secrets that sign for an endpoint now, the newest first; a column beside `Endpoint`'s.
+VALID_SECRETS = (
+    select(func.array_agg(aggregate_order_by(EndpointSecret.sealed, EndpointSecret.id.desc())))
+    .where(EndpointSecret.endpoint_id == Endpoint.id)
+    .where(or_(EndpointSecret.expires_at.is_(None), EndpointSecret.expires_at > func.clock_timestamp()))
+    .correlate(Endpoint)
+    .scalar_subquery()
+)
 
 
 def create_endpoint(
@@ -90,13 +100,10 @@ def rotate_secret(session: Session, endpoint: Endpoint, *, overlap: timedelta = 
     return _add_secret(endpoint)
 
 
-def signing_keys(endpoint: Endpoint, *, now: datetime) -> list[SigningKey]:
-    """The keys that sign at this moment, the newest first."""
-    valid = [secret for secret in endpoint.secrets if secret.expires_at is None or secret.expires_at > now]
-    return [
-        parse_secret(outside.vault().open(secret.sealed, owner=_owner(endpoint.id)))
-        for secret in sorted(valid, key=lambda secret: secret.id, reverse=True)
-    ]
+def signing_keys(endpoint_id: UUID, sealed: Sequence[bytes]) -> list[SigningKey]:
+    """The keys in sealed secrets of an endpoint."""
+    vault = outside.vault()
+    return [parse_secret(vault.open(each, owner=_owner(endpoint_id))) for each in sealed]
 
 
 def _add_secret(endpoint: Endpoint) -> str:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import dramatiq
-from sqlalchemy import ARRAY, Text, cast, func, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import ARRAY, Text, cast, func, select, update
+from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from actors import outside
@@ -21,7 +21,7 @@ from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.event_types import check_name, matching_patterns
 from actors.webhooks.guard import AddressRefused
 from actors.webhooks.outcomes import Delivered, Gone, Outcome, Refused, Retry, judge
-from actors.webhooks.signing import SigningKey, sign
+from actors.webhooks.signing import sign
 from outbox import Permanent, Snooze, Task, current_run, enqueue
 
 # An endpoint may ask us to wait, again and again, but for no longer than this: then its requests count as failures.
@@ -80,17 +80,6 @@ def _deliver(session: Session, payload: Payload, to: Iterable[Endpoint]) -> list
     return tasks
 
 
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """A delivery, read from the tables before the endpoint is spoken to."""
-
-    url: str
-    headers: dict[str, str]
-    keys: list[SigningKey]
-    body: bytes
-    created_at: datetime
-
-
 # 5 s, 10 s, 20 s … up to 20 h apart, each a random part sooner: eighteen attempts over about four days.
 @dramatiq.actor(
     queue_name="webhooks", max_retries=18, min_backoff=5_000, max_backoff=20 * 3_600_000, time_limit=5 * 60_000
@@ -104,7 +93,8 @@ def deliver_webhook(delivery_id: str) -> None:
         url = parse(letter.url, policy=outside.policy())
     except AddressRefused as refusal:
         raise Permanent(f"the endpoint's URL is no longer permitted: {refusal}") from None
-    signature = sign(letter.keys, webhook_id=delivery_id, at=datetime.now(UTC), body=letter.body)
+    keys = endpoints.signing_keys(letter.endpoint_id, letter.sealed)
+    signature = sign(keys, webhook_id=delivery_id, at=datetime.now(UTC), body=letter.body)
     answer = outside.courier().post(url, headers={**letter.headers, **signature}, body=letter.body)
     outcome = judge(answer, now=datetime.now(UTC))
     if isinstance(outcome, Delivered):
@@ -115,45 +105,61 @@ def deliver_webhook(delivery_id: str) -> None:
     raise _verdict(outcome, age=datetime.now(UTC) - letter.created_at)
 
 
+class _Letter(NamedTuple):
+    """A delivery, read from the tables before the endpoint is spoken to."""
+
+    delivered: bool
+    created_at: datetime
+    body: bytes
+    endpoint_id: UUID
+    url: str
+    headers: dict[str, str]
+    enabled: bool
+    disabled_reason: str | None
+    sealed: list[bytes]
+
+
 def _opened(delivery_id: UUID) -> _Letter | None:
     """What is to be posted, or None if it was delivered already."""
-    whole = (joinedload(Delivery.payload), joinedload(Delivery.endpoint).selectinload(Endpoint.secrets))
+    columns = (Delivery.status == "delivered", Delivery.created_at, Payload.body, Endpoint.id, Endpoint.url)
+    more = (Endpoint.headers, Endpoint.enabled, Endpoint.disabled_reason, endpoints.VALID_SECRETS)
+    whole = select(*columns, *more).join(Delivery.payload).join(Delivery.endpoint).where(Delivery.id == delivery_id)
     with transaction() as session:
-        delivery = session.scalars(select(Delivery).options(*whole).where(Delivery.id == delivery_id)).one_or_none()
-    if delivery is None:
+        row = session.execute(whole).one_or_none()
+    if row is None:
         raise Permanent("the endpoint was deleted, and its deliveries with it")
-    if delivery.status == "delivered":
+    letter = _Letter(*row)
+    if letter.delivered:
         return None
-    if not delivery.endpoint.enabled:
-        raise Permanent(f"the endpoint is disabled: {delivery.endpoint.disabled_reason}")
-    return _Letter(
-        url=delivery.endpoint.url,
-        headers=delivery.endpoint.headers,
-        keys=endpoints.signing_keys(delivery.endpoint, now=datetime.now(UTC)),
-        body=delivery.payload.body,
-        created_at=delivery.created_at,
-    )
+    if not letter.enabled:
+        raise Permanent(f"the endpoint is disabled: {letter.disabled_reason}")
+    return letter
 
 
 _STATUS: dict[type[Outcome], str] = {Delivered: "delivered", Retry: "failing", Refused: "refused", Gone: "refused"}
 
 
 def _record(session: Session, delivery_id: UUID, answer: Answered | Unreachable, outcome: Outcome) -> None:
-    """The attempt as evidence; an endpoint that is gone is disabled with it."""
-    locked = select(Delivery).where(Delivery.id == delivery_id).with_for_update()
-    delivery = session.scalars(locked).one_or_none()
-    if delivery is None:  # deleted with its endpoint while we spoke
-        return
-    delivery.status = _STATUS[type(outcome)]
-    delivery.attempts += 1
-    delivery.attempted_at = func.clock_timestamp()
-    delivery.delivered_at = func.clock_timestamp() if isinstance(outcome, Delivered) else None
-    delivery.phase, delivery.duration = answer.phase, answer.duration
-    delivery.reason = storable(outcome.reason, octets=1000)
-    delivery.status_code = answer.status if isinstance(answer, Answered) else None
-    delivery.excerpt = answer.excerpt if isinstance(answer, Answered) else None
-    if isinstance(outcome, Gone):
-        endpoints.disable(session.get_one(Endpoint, delivery.endpoint_id), reason=outcome.reason)
+    """The attempt as evidence; an endpoint that is gone is disabled with it. Nothing if it was deleted meanwhile."""
+    evidence = (
+        update(Delivery)
+        .where(Delivery.id == delivery_id)
+        .values(
+            status=_STATUS[type(outcome)],
+            attempts=Delivery.attempts + 1,
+            attempted_at=func.clock_timestamp(),
+            delivered_at=func.clock_timestamp() if isinstance(outcome, Delivered) else None,
+            phase=answer.phase,
+            duration=answer.duration,
+            reason=storable(outcome.reason, octets=1000),
+            status_code=answer.status if isinstance(answer, Answered) else None,
+            excerpt=answer.excerpt if isinstance(answer, Answered) else None,
+        )
+    )
+    recorded = evidence.returning(Delivery.endpoint_id)
+    endpoint_id = session.scalars(recorded, execution_options={"synchronize_session": False}).one_or_none()
+    if isinstance(outcome, Gone) and endpoint_id is not None:
+        endpoints.disable(session.get_one(Endpoint, endpoint_id), reason=outcome.reason)
 
 
 def _verdict(outcome: Refused | Gone | Retry, *, age: timedelta) -> Exception:
