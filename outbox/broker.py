@@ -8,12 +8,20 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import dramatiq
 from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import Message
-from dramatiq.middleware import AgeLimit, AsyncIO, Callbacks, Middleware, Pipelines, ShutdownNotifications, TimeLimit
+from dramatiq.middleware import (
+    AgeLimit,
+    AsyncIO,
+    Callbacks,
+    Middleware,
+    MiddlewareError,
+    Pipelines,
+    ShutdownNotifications,
+    TimeLimit,
+)
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
@@ -30,6 +38,9 @@ from outbox.wake import Waker
 from outbox.wake import wake as wake_for
 
 __all__ = ["OutboxBroker"]
+
+#: Hooks that cannot stop what they precede: an outcome that is known is recorded.
+_WITHOUT_VETO = ("before_ack", "before_nack")
 
 class OutboxBroker(RabbitmqBroker):
     """Dramatiq on an outbox: nothing that is sent can be lost.
@@ -160,7 +171,7 @@ class OutboxBroker(RabbitmqBroker):
             try:
                 call(self, *args, **kwargs)
             except Exception as error:
-                if not reverse and isinstance(error, dramatiq.MiddlewareError):
+                if isinstance(error, MiddlewareError) and not reverse and signal not in _WITHOUT_VETO:
                     raise
                 self.logger.critical("Unexpected failure in %s of %r.", signal, call, exc_info=True)
 
