@@ -150,10 +150,11 @@ class Registry:
             self._hurry.set()
             depth = 0
         with self._lock:
-            unknown = name not in self._depths
+            window = self._settings.relay_window
+            was_full = self._depths.get(name, window) + taken >= window
             self._depths[name] = depth
             self._taken[name] -= taken
-        if unknown:
+        if was_full and depth < window:
             self._wake.set()
         self._find_lost(conn, name, depth, seen_at)
         self._read_dead_letters(conn, name)

@@ -191,6 +191,8 @@ class Lane(threading.Thread):
     def _rest(self) -> None:
         if self.number == 0:
             self.relay.wake.wait(self.relay.settings.relay_poll.total_seconds())
+        else:
+            self.relay.stopping.wait(0.02)
 
     def _drop_connection(self) -> None:
         if self._conn is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -68,7 +67,7 @@ class Run:
     recorded: bool = False
     delivery: Any = None
     _session: Session | None = None
-    _cancel: threading.Event = field(default_factory=threading.Event)
+    _cancel: bool = False
 
     def session(self) -> Session:
         """The session in which this run's success is recorded: what it writes commits with the outcome, or not at all (I9).
@@ -96,10 +95,10 @@ class Run:
 
     def cancel_requested(self) -> bool:
         """Whether an operator asked for this task to be cancelled. Known within a heartbeat; raise or return then."""
-        return self._cancel.is_set()
+        return self._cancel
 
     def request_cancel(self) -> None:
-        self._cancel.set()
+        self._cancel = True
 
 
 #: The session of the request that is being answered: `actor.send()` joins its transaction.
