@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from uuid import UUID
 
@@ -127,10 +129,12 @@ def task_of(
     if actor is not None:
         check_call(actor, message.args, message.kwargs)
     args, kwargs = encode(message.args, message.kwargs, actor=name, limit=max_payload)
+    if task_id is not None and not isinstance(task_id, UUID):
+        raise ArgumentError(f"{name}: task_id must be a UUID.")
     lane, limit = _lane(name, ordering_key, hold_on_dead, concurrency_key, concurrency_limit)
     task = Task(
         id=task_id or uuid7(),
-        queue=message.queue_name,
+        queue=_queue(name, message.queue_name),
         actor=name,
         args=args,
         kwargs=kwargs,
@@ -195,6 +199,8 @@ def _lane(
         )
     if (concurrency is None) != (limit is None):
         raise ArgumentError(f"{name}: concurrency_key and concurrency_limit go together.")
+    if not isinstance(holds, bool):
+        raise ArgumentError(f"{name}: hold_on_dead must be True or False.")
     if holds and ordering is None:
         raise ArgumentError(f"{name}: hold_on_dead needs an ordering_key.")
     if ordering is not None:
@@ -211,18 +217,26 @@ def _due(
 ) -> tuple[datetime | None, float | None]:
     """(instant, None) or (None, seconds after the flush)."""
     if delay is None and run_at is None:
-        eta, wait = message.options.get("eta"), message.options.get("delay")
-        if eta is not None:
-            run_at = datetime.fromtimestamp(eta / 1000).astimezone()
-        elif wait is not None:
-            delay = timedelta(milliseconds=wait)
+        delay, run_at = _due_of_message(name, message.options)
     if delay is not None and run_at is not None:
         raise ArgumentError(f"{name}: delay and run_at exclude each other.")
     if delay is not None:
-        if not timedelta(0) <= delay <= timedelta(days=36500):
-            raise ArgumentError(f"{name}: delay must lie between zero and a hundred years.")
+        if not isinstance(delay, timedelta) or not timedelta(0) <= delay <= timedelta(days=36500):
+            raise ArgumentError(f"{name}: delay must be a timedelta between zero and a hundred years.")
         return None, delay.total_seconds()
     return _aware(name, "run_at", run_at), None
+
+
+def _due_of_message(name: str, options: Mapping[str, Any]) -> tuple[timedelta | None, datetime | None]:
+    """Dramatiq's own options, in milliseconds."""
+    eta, delay = options.get("eta"), options.get("delay")
+    try:
+        if eta is not None:
+            return None, datetime.fromtimestamp(eta / 1000, UTC)
+        return (None if delay is None else timedelta(milliseconds=delay)), None
+    except (TypeError, ValueError, OverflowError) as error:
+        option = "delay" if eta is None else "eta"
+        raise ArgumentError(f"{name}: the message's {option} is not a number of milliseconds: {error}") from None
 
 
 def _aware(name: str, option: str, value: datetime | None) -> datetime | None:
@@ -242,6 +256,16 @@ def _key(name: str, option: str, value: str | None) -> str | None:
         raise ArgumentError(f"{name}: {option} must be text of 1 to 500 bytes.")
     if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise ArgumentError(f"{name}: {option} contains a NUL or a lone surrogate.")
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _queue(name: str, value: str) -> str:
+    """AMQP gives a queue's name 255 bytes; prefix and suffix are ours."""
+    if not isinstance(value, str) or not 1 <= len(value.encode("utf-8", "replace")) <= 200:
+        raise ArgumentError(f"{name}: the queue's name must be text of 1 to 200 bytes.")
+    if "\x00" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ArgumentError(f"{name}: the queue's name contains a NUL or a lone surrogate.")
     return value
 
 
