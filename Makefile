@@ -31,7 +31,7 @@ bench: python broker ## the figures, each a ratio within one run
 lint: python ## style, types, and the arrows between the packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/mypy outbox actors service deploy
 	.venv/bin/lint-imports
 
 format: python ## let ruff mend what it can
