@@ -1,0 +1,187 @@
+"""The same scenario on two sides: a stock Dramatiq on RabbitMQ, and ours."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import dramatiq
+import pika
+from awaiting import await_that
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.middleware import Middleware
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
+from workshop import Declare, Workshop
+
+__all__ = ["Ours", "Side", "Stock", "admin", "consumers", "depth", "raising"]
+
+
+class Side(Protocol):
+    """What the scenarios need of either."""
+
+    @property
+    def loses(self) -> bool: ...
+
+    @property
+    def broker(self) -> Any: ...
+
+    def actor(self, **options: Any) -> Declare: ...
+
+    def work(self, threads: int = 1) -> dramatiq.Worker: ...
+
+    def queue(self) -> str:
+        """The queue's name in RabbitMQ."""
+
+    def drop_connection(self) -> None:
+        """The consumer's connection breaks."""
+
+    def cancel_consumer(self) -> None:
+        """The broker cancels the consumer: its leader is gone, or a consumer timeout of RabbitMQ 4.3."""
+
+    def catch_up(self) -> None:
+        """Returns once the consumer's thread has done what was asked of it so far: acknowledgements are sent."""
+
+
+class Stock:
+    """RabbitmqBroker as it comes."""
+
+    loses = True
+
+    def __init__(self, url: str, prefix: str, **options: Any) -> None:
+        self.url = url
+        self._name = f"{prefix}_stock"
+        self.broker = RabbitmqBroker(url=url, **{"confirm_delivery": True, **options})
+        self.worker: dramatiq.Worker | None = None
+
+    def actor(self, **options: Any) -> Declare:
+        return cast(Declare, dramatiq.actor(broker=self.broker, queue_name=self._name, **options))
+
+    def work(self, threads: int = 1) -> dramatiq.Worker:
+        self.worker = dramatiq.Worker(self.broker, worker_threads=threads, worker_timeout=100)
+        self.worker.start()
+        return self.worker
+
+    def queue(self) -> str:
+        return self._name
+
+    def drop_connection(self) -> None:
+        _shut(self._consumer().connection)
+
+    def cancel_consumer(self, suffix: str = "") -> None:
+        consumer = self._consumer(suffix)
+        _cancel(consumer.connection, consumer.channel)
+
+    def catch_up(self) -> None:
+        _catch_up(self._consumer().connection)
+
+    def messages(self) -> int:
+        """Ready messages of the task, wherever: the queue, its delays, its dead letters."""
+        with admin(self.url) as channel:
+            return sum(depth(channel, self._name + suffix) or 0 for suffix in ("", ".DQ", ".XQ"))
+
+    def close(self) -> None:
+        if self.worker is not None:
+            self.worker.stop(timeout=1000)
+        self.broker.close()
+        with admin(self.url) as channel:
+            for suffix in ("", ".DQ", ".XQ"):
+                channel.queue_delete(self._name + suffix)
+
+    def _consumer(self, suffix: str = "") -> Any:
+        worker = self.worker
+        assert worker is not None
+        return await_that(lambda: worker.consumers[self._name + suffix].consumer)
+
+
+class Ours:
+    """An OutboxBroker, with a relay that publishes for it."""
+
+    loses = False
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self.broker = workshop.broker
+
+    def actor(self, **options: Any) -> Declare:
+        return self.workshop.actor(**options)
+
+    def work(self, threads: int = 1) -> dramatiq.Worker:
+        self.workshop.open(threads)
+        assert self.workshop.worker is not None
+        return self.workshop.worker
+
+    def queue(self) -> str:
+        return self.workshop.queue()
+
+    def drop_connection(self) -> None:
+        _shut(self._consumer()._connection)
+
+    def cancel_consumer(self) -> None:
+        consumer = self._consumer()
+        _cancel(consumer._connection, consumer._channel)
+
+    def catch_up(self) -> None:
+        _catch_up(self._consumer()._connection)
+
+    def _consumer(self) -> Any:
+        worker = self.workshop.worker
+        assert worker is not None
+        return await_that(lambda: worker.consumers["default"].consumer)
+
+
+def raising(hook: str, error: BaseException, *, times: int = 1) -> Middleware:
+    """A middleware whose hook breaks that often."""
+    left = [error] * times
+
+    def broken(*_args: Any, **_kwargs: Any) -> None:
+        if left:
+            raise left.pop()
+
+    middleware: Middleware = type("Raising", (Middleware,), {hook: broken})()
+    return middleware
+
+
+@contextmanager
+def admin(url: str) -> Iterator[BlockingChannel]:
+    """A channel beside the system."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
+        yield connection.channel()
+    finally:
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            connection.close()
+
+
+def depth(channel: BlockingChannel, queue: str) -> int | None:
+    """Ready messages; None when there is no such queue (the channel is closed then)."""
+    try:
+        return int(channel.queue_declare(queue, passive=True).method.message_count)
+    except ChannelClosedByBroker:
+        return None
+
+
+def consumers(channel: BlockingChannel, queue: str) -> int:
+    """Who consumes this queue, as RabbitMQ knows it."""
+    return int(channel.queue_declare(queue, passive=True).method.consumer_count)
+
+
+def _shut(connection: Any) -> None:
+    connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
+
+
+def _cancel(connection: Any, channel: Any) -> None:
+    """What pika does when Basic.Cancel arrives."""
+    tag = next(iter(channel._consumer_infos))
+    frame = pika.frame.Method(channel.channel_number, pika.spec.Basic.Cancel(tag))
+    connection.add_callback_threadsafe(lambda: channel._on_consumer_cancelled_by_broker(frame))
+
+
+def _catch_up(connection: Any) -> None:
+    done = threading.Event()
+    connection.add_callback_threadsafe(done.set)
+    assert done.wait(5)

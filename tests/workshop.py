@@ -1,0 +1,219 @@
+"""A relay and a worker in this process, on a database and queues of the test's own."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+from uuid import UUID
+
+import dramatiq
+import dramatiq.worker
+import psycopg
+import pytest
+from awaiting import SOON, await_that
+from dramatiq.middleware import Middleware
+from psycopg.rows import class_row
+
+from deploy.local.servers import GivenServer, RabbitMQ
+from outbox.broker import OutboxBroker
+from outbox.outcomes import Outcomes
+from outbox.relay import Relay
+from outbox.settings import Settings
+from outbox.station import Station
+
+__all__ = ["Declare", "Fate", "MakeWorkshop", "Workshop", "make_workshop", "vhost_url", "workshop"]
+
+Declare = Callable[[Callable[..., Any]], dramatiq.Actor[..., Any]]
+
+FATES = """
+select id, state, actor, queue, failures, crashes, losses, attempts, reason, run_id, worker_id, args::text,
+    null::timestamptz as finished_at, due_at, suspect, cancel_requested
+from outbox.task
+union all
+select id, state, actor, queue, failures, crashes, losses, attempts, reason, run_id, worker_id, args::text,
+    finished_at, due_at, false, false
+from outbox.history
+union all
+select id, state, actor, queue, failures, crashes, losses, attempts, reason, run_id, worker_id, args::text,
+    finished_at, due_at, false, false
+from outbox.dead
+order by id
+"""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a task, wherever it lies."""
+
+    id: UUID
+    state: str
+    actor: str
+    queue: str
+    failures: int
+    crashes: int
+    losses: int
+    attempts: list[dict[str, Any]]
+    reason: str | None
+    run_id: UUID | None
+    worker_id: UUID | None
+    args: str
+    finished_at: datetime | None
+    due_at: datetime
+    suspect: bool
+    cancel_requested: bool
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [attempt["outcome"] for attempt in self.attempts]
+
+
+class Workshop:
+    """Declare actors, send, `publish()`, `work()`, then ask what became of the tasks. `close()` leaves no thread of them."""
+
+    def __init__(
+        self, settings: Settings, *, outcomes: Outcomes | None = None, middleware: Sequence[Middleware] = ()
+    ) -> None:
+        self.settings = settings
+        self.broker = OutboxBroker(settings, outcomes=outcomes, middleware=middleware)
+        dramatiq.set_broker(self.broker)
+        self.db = psycopg.connect(settings.conninfo, autocommit=True)
+        self.relay: Relay | None = None
+        self.worker: dramatiq.Worker | None = None
+
+    def actor(self, **options: Any) -> Declare:
+        """The decorator of an actor of this broker."""
+        return cast(Declare, dramatiq.actor(broker=self.broker, **options))
+
+    def publish(self) -> None:
+        self.relay = Relay(self.settings)
+        self.relay.start()
+
+    def work(self, threads: int = 2, queues: set[str] | None = None) -> Station:
+        """Start a worker; answers its station, once it has joined and consumes every queue."""
+        self.worker = dramatiq.Worker(self.broker, queues=queues, worker_threads=threads, worker_timeout=100)
+        self.worker.start()
+        station: Station = self.broker.station
+        wanted = queues or self.broker.get_declared_queues()
+        await_that(lambda: set(station._consumers) >= wanted)
+        return station
+
+    def open(self, threads: int = 2) -> Station:
+        self.publish()
+        return self.work(threads)
+
+    def stop_working(self, timeout: timedelta = timedelta(seconds=10)) -> None:
+        if self.worker is not None:
+            self.worker.stop(timeout=int(timeout.total_seconds() * 1000))
+        self.worker = None
+
+    def close(self) -> None:
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            if self.relay is not None:
+                beside.submit(self.relay.stop)
+            self.stop_working()
+        self.broker.engine().dispose()
+        self.db.close()
+
+    # ------------------------------------------------------------------ what became of it
+
+    def fates(self) -> dict[UUID, Fate]:
+        with self.db.cursor(row_factory=class_row(Fate)) as cursor:
+            return {fate.id: fate for fate in cursor.execute(FATES).fetchall()}
+
+    def fate(self, id: str | UUID) -> Fate:
+        return self.fates()[UUID(str(id))]
+
+    def await_state(self, id: str | UUID, *states: str, timeout: timedelta = SOON) -> Fate:
+        """The task's fate, once its state is one of these."""
+
+        def reached() -> Fate | None:
+            fate = self.fates().get(UUID(str(id)))
+            return fate if fate is not None and fate.state in states else None
+
+        try:
+            found = await_that(reached, timeout)
+        except AssertionError:
+            raise AssertionError(f"not {' or '.join(states)} within {timeout}: {self.fates()}") from None
+        assert found is not None
+        return found
+
+    def await_all(self, state: str, count: int, timeout: timedelta = SOON) -> dict[UUID, Fate]:
+        """The fates of all tasks, once there are `count` and each is in this state."""
+
+        def reached() -> dict[UUID, Fate] | None:
+            fates = self.fates()
+            return fates if len(fates) == count and {fate.state for fate in fates.values()} == {state} else None
+
+        try:
+            found = await_that(reached, timeout)
+        except AssertionError:
+            raise AssertionError(f"not {count} {state} within {timeout}: {self.fates()}") from None
+        assert found is not None
+        return found
+
+    def audit(self) -> list[dict[str, Any]]:
+        rows = self.db.execute("select subject, action, detail from outbox.audit order by id").fetchall()
+        return [{"subject": subject, "action": action, **detail} for subject, action, detail in rows]
+
+    def make_due(self, id: str | UUID) -> None:
+        """Its time has come, without waiting for it."""
+        self.db.execute("update outbox.task set due_at = clock_timestamp() where id = %s", [UUID(str(id))])
+
+    # ------------------------------------------------------------------ the broker's side
+
+    def queue(self, name: str = "default") -> str:
+        return self.broker.topology.queue(name)
+
+    def body(self, **fields: Any) -> bytes:
+        """The body of a message as any Dramatiq producer would send it."""
+        whole: dict[str, Any] = {
+            "queue_name": "default",
+            "actor_name": "note",
+            "args": [1],
+            "kwargs": {},
+            "options": {},
+            "message_id": "x",
+            "message_timestamp": 1,
+        }
+        return json.dumps({name: value for name, value in {**whole, **fields}.items() if value is not ...}).encode()
+
+
+MakeWorkshop = Callable[..., Workshop]
+
+
+@pytest.fixture(scope="session")
+def vhost_url(rabbitmq: RabbitMQ | GivenServer) -> str:
+    """One vhost for all these tests: each has a queue prefix of its own in it."""
+    return rabbitmq.url if isinstance(rabbitmq, GivenServer) else rabbitmq.create_vhost(f"t_{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def make_workshop(
+    database_url: str, vhost_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeWorkshop]:
+    """Makes workshops on this test's database and queues, closed at its end; settings by name."""
+    monkeypatch.setattr(dramatiq.worker, "CONSUMER_RESTART_DELAY_SECS", 0.1)
+    before, made = dramatiq.broker.global_broker, []
+
+    def make(*, outcomes: Outcomes | None = None, middleware: Sequence[Middleware] = (), **settings: Any) -> Workshop:
+        named = {"database_url": database_url, "rabbitmq_url": vhost_url, "queue_prefix": queue_prefix}
+        paced = {"relay_poll": timedelta(milliseconds=50)}
+        shop = Workshop(Settings(**{**named, **paced, **settings}), outcomes=outcomes, middleware=middleware)
+        made.append(shop)
+        return shop
+
+    yield make
+    for shop in made:
+        shop.close()
+    dramatiq.broker.global_broker = before
+
+
+@pytest.fixture
+def workshop(make_workshop: MakeWorkshop) -> Workshop:
+    """A workshop with the default settings."""
+    return make_workshop()
