@@ -28,7 +28,9 @@ from sqlalchemy.orm import Session
 from outbox import database
 from outbox.cron import Cron
 from outbox.enqueue import enqueue, task_of, use
+from outbox.errors import OutboxError
 from outbox.ledger import Conn, Ledger
+from outbox.logs import get_logger
 from outbox.models import Task
 from outbox.outcomes import Outcomes
 from outbox.run import _current, bound_session
@@ -39,8 +41,11 @@ from outbox.wake import wake as wake_for
 
 __all__ = ["OutboxBroker"]
 
+log = get_logger("outbox.broker")
+
 #: Hooks that cannot stop what they precede: an outcome that is known is recorded.
 _WITHOUT_VETO = ("before_ack", "before_nack")
+
 
 class OutboxBroker(RabbitmqBroker):
     """Dramatiq on an outbox: nothing that is sent can be lost.
@@ -174,6 +179,8 @@ class OutboxBroker(RabbitmqBroker):
                 if isinstance(error, MiddlewareError) and not reverse and signal not in _WITHOUT_VETO:
                     raise
                 self.logger.critical("Unexpected failure in %s of %r.", signal, call, exc_info=True)
+                if signal == "after_process_message" and _sends_on(call, error) and hasattr(args[0], "run"):
+                    args[0].run.unsent = error
 
 
 class _Shift(Middleware):
@@ -183,8 +190,9 @@ class _Shift(Middleware):
         from outbox.station import Station
 
         broker.station = Station(
-            broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease
-        )
+            broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease,
+            tend=lambda: _replace_dead_threads(worker),
+        )  # fmt: skip
         broker.station.start()
 
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
@@ -192,6 +200,19 @@ class _Shift(Middleware):
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
         broker.station.stop(timeout=10)
+
+
+def _replace_dead_threads(worker: Any) -> None:
+    """Dramatiq never notices that a BaseException killed a worker thread; we do."""
+    for thread in [each for each in worker.workers if not each.is_alive()]:
+        log.error("a worker thread died and is replaced", thread=thread.name)
+        worker.workers.remove(thread)
+        worker._add_worker()
+
+
+def _sends_on(hook: Callable[..., None], error: Exception) -> bool:
+    """Whether a hook failed to send what comes after a task: a chain must not be cut in silence."""
+    return isinstance(error, OutboxError) or isinstance(getattr(hook, "__self__", None), (Callbacks, Pipelines))
 
 
 def _uuid(text: str) -> UUID | None:

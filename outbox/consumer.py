@@ -22,6 +22,7 @@ from pika.exceptions import AMQPError
 from outbox import foreign
 from outbox.ledger import Claimed, Conn
 from outbox.logs import get_logger
+from outbox.outcomes import without_outcome
 from outbox.run import Run
 from outbox.topology import Topology, connect
 
@@ -237,8 +238,6 @@ class OutboxConsumer(Consumer):
         if run.given_back:
             return
         if run.outcome is None:
-            from outbox.outcomes import without_outcome
-
             run.outcome = without_outcome(message)
         self._station.ends(run)
 

@@ -23,7 +23,7 @@ from outbox.run import Outcome, Run, _current
 if TYPE_CHECKING:
     from outbox.consumer import Delivery
 
-__all__ = ["Outcomes", "without_outcome"]
+__all__ = ["Outcomes", "in_doubt", "without_outcome"]
 
 log = get_logger("outbox.outcomes")
 
@@ -31,6 +31,7 @@ log = get_logger("outbox.outcomes")
 MIN_BACKOFF, MAX_BACKOFF, MAX_RETRIES = 15_000, 86_400_000 * 7, 20
 #: Seconds until a task is due again that was interrupted by nothing of its own.
 INTERRUPTED, UNKNOWN_ACTOR = 5.0, 15.0
+SKIPPED, REFUSED = "skipped by a middleware", "refused by a middleware (age limit)"
 
 
 class Outcomes(Middleware):
@@ -79,9 +80,8 @@ class Outcomes(Middleware):
             return
         try:
             run.outcome = self._judge(broker, message, run, exception)
-            if run.has_session:
-                _close_session(run)
         finally:
+            _close_session(run)
             run.finished = time.monotonic()
             _current.set(None)
 
@@ -89,9 +89,9 @@ class Outcomes(Middleware):
         run: Run | None = getattr(message, "run", None)
         if run is None or run.given_back:
             return
-        if run.has_session:
-            _close_session(run)
-        run.outcome = run.outcome or Outcome("cancelled", error="skipped by a middleware")
+        _close_session(run)
+        skipped = Outcome("dead", error=REFUSED) if message.failed else Outcome("cancelled", error=SKIPPED)
+        run.outcome = run.outcome or skipped
         run.finished = time.monotonic()
         _current.set(None)
 
@@ -99,19 +99,17 @@ class Outcomes(Middleware):
 
     def _judge(self, broker: Broker, message: MessageProxy, run: Run, exception: BaseException | None) -> Outcome:
         if exception is None and not message.failed:
-            if not run.has_session:
-                return Outcome("succeeded")
-            exception = _commit_with_outcome(run)
+            exception = run.unsent or (_commit_with_outcome(run) if run.has_session else None)
             if exception is None:
                 return Outcome("succeeded")
             message.stuff_exception(exception)
         if exception is None:
-            return Outcome("dead", error="refused by a middleware (age limit)")
+            return Outcome("dead", error=REFUSED)
         return self._of_exception(broker, message, run, exception)
 
     def _of_exception(self, broker: Broker, message: MessageProxy, run: Run, error: BaseException) -> Outcome:
         if isinstance(error, Snooze):
-            return Outcome("snoozed", error=error.reason, wait=error.wait.total_seconds())
+            return Outcome("snoozed", error=str(error.reason), wait=error.wait.total_seconds())
         if isinstance(error, ActorNotFound):
             return Outcome("snoozed", error=f"this worker knows no actor {message.actor_name!r}", wait=UNKNOWN_ACTOR)
         if run.cancel_requested():
@@ -136,8 +134,7 @@ class Outcomes(Middleware):
             try:
                 return bool(retry_when(run.failures, error))
             except Exception:
-                log.exception("retry_when failed: the task is tried again", task_id=str(run.task_id))
-                return True
+                log.exception("retry_when failed: max_retries decides", task_id=str(run.task_id))
         most = _option(broker, message, "max_retries", self.max_retries)
         return most is None or run.failures < most
 
@@ -165,7 +162,16 @@ def without_outcome(message: Delivery) -> Outcome:
     """For a message that ended without reaching `after_process_message`: an unknown actor, or a middleware that broke."""
     if isinstance(message._exception, ActorNotFound):
         return Outcome("snoozed", error=f"this worker knows no actor {message.actor_name!r}", wait=UNKNOWN_ACTOR)
-    return Outcome("failed", error="a middleware broke before the outcome was known", wait=INTERRUPTED, counts=True)
+    _close_session(message.run)
+    return in_doubt(message.run, "a middleware broke before the outcome was known")
+
+
+def in_doubt(run: Run, why: str) -> Outcome:
+    """For a run that nothing else can judge: Dramatiq's default backoff, and dead after its default of retries."""
+    if run.failures + 1 >= (run.max_attempts or MAX_RETRIES + 1):
+        return Outcome("dead", error=why, counts=True)
+    _, wait = compute_backoff(run.failures, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
+    return Outcome("failed", error=why, wait=wait / 1000, counts=True)
 
 
 def is_interruption(error: BaseException) -> bool:
@@ -174,7 +180,7 @@ def is_interruption(error: BaseException) -> bool:
         return error.connection_invalidated or is_interruption(error.orig) if error.orig else False
     if isinstance(error, psycopg.errors.OperationalError) and error.sqlstate is None:
         return True
-    if isinstance(error, psycopg.Error) and (error.sqlstate or "")[:2] in ("08", "57"):
+    if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("08", "57P")):
         return True
     from dramatiq.middleware import Shutdown
 
@@ -201,6 +207,8 @@ def _commit_with_outcome(run: Run) -> BaseException | None:
 
 
 def _close_session(run: Run) -> None:
+    if not run.has_session:
+        return
     session = run.session()
     try:
         if uncommitted(session):
@@ -222,4 +230,7 @@ def _option(broker: Broker, message: MessageProxy, name: str, default: Any) -> A
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as broken:
+        return f"{type(error).__name__}, whose text fails with {type(broken).__name__}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 if TYPE_CHECKING:
+    from threading import Thread
+
     import dramatiq
     from sqlalchemy.orm import Session
 
@@ -64,6 +66,13 @@ class Run:
     children: list[Task] = field(default_factory=list)
     after_failure: list[Task] = field(default_factory=list)
     given_back: bool = False
+    ended: bool = False
+    #: The thread that runs it: when that dies, the run has ended.
+    thread: Thread | None = None
+    #: Why a hook could not send what comes after this task.
+    unsent: BaseException | None = None
+    #: Its own outcome could not be recorded, and was replaced.
+    replaced: bool = False
     recorded: bool = False
     delivery: Any = None
     _session: Session | None = None

@@ -12,6 +12,7 @@ import psycopg
 from outbox.enqueue import row_of
 from outbox.ledger import Conn, Failure, Finished, Ledger
 from outbox.logs import get_logger
+from outbox.outcomes import in_doubt
 from outbox.run import Outcome, Run
 
 __all__ = ["Settler", "record"]
@@ -83,7 +84,6 @@ class Settler:
                 self._conn = self._conn or self._connect()
                 with self._conn.transaction():
                     record(self._conn, self._ledger, runs)
-                break
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if self._conn is not None and not self._conn.closed and not self._conn.broken:
                     log.warning("settling again", runs=len(runs), error=str(error).strip())
@@ -91,12 +91,14 @@ class Settler:
                     log.warning("outcomes wait: the database does not answer", runs=len(runs), error=str(error).strip())
                     self._conn = None
                 self._abandon.wait(timeout=0.5)
-            except psycopg.Error as error:
+            except Exception as error:
                 self._split(runs, error)
                 return
-        self._settled(runs)
+            else:
+                self._settled(runs)
+                return
 
-    def _split(self, runs: list[Run], error: psycopg.Error) -> None:
+    def _split(self, runs: list[Run], error: Exception) -> None:
         if len(runs) > 1:
             half = len(runs) // 2
             self._settle(runs[:half])
@@ -104,11 +106,11 @@ class Settler:
             return
         run = runs[0]
         log.error("this outcome cannot be recorded", task_id=str(run.task_id), error=str(error).strip())
-        if run.outcome is not None and run.outcome.name == "failed" and not run.children and not run.after_failure:
+        if run.replaced:
             self._settled(runs)  # given up: the rescue of unlisted runs makes it due again
             return
-        run.children, run.after_failure = [], []
-        run.outcome = Outcome("failed", error=f"the outcome could not be recorded: {error}", wait=15.0, counts=True)
+        run.children, run.after_failure, run.replaced = [], [], True
+        run.outcome = in_doubt(run, f"the outcome could not be recorded: {error}")
         self._settle(runs)
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from outbox.lease import Lease, Report
 from outbox.ledger import Claimed, Conn, Finished, Ledger
 from outbox.logs import get_logger
+from outbox.outcomes import without_outcome
 from outbox.run import Run
 from outbox.settler import Settler
 
@@ -49,11 +50,13 @@ class Station:
         *,
         threads: int,
         lease: timedelta,
+        tend: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger = ledger
         self.connect = connect
         self.threads = threads
         self._engine = engine
+        self._tend = tend
         self._lock = threading.Lock()
         self._runs: dict[UUID, tuple[Run, OutboxConsumer, int]] = {}
         self._consumers: dict[str, OutboxConsumer] = {}
@@ -155,7 +158,7 @@ class Station:
         with self._lock:
             if run.given_back or not self.lease.valid:
                 return False
-            run.started = time.monotonic()
+            run.started, run.thread = time.monotonic(), threading.current_thread()
             return True
 
     def ends(self, run: Run) -> None:
@@ -163,8 +166,9 @@ class Station:
         if run.started is not None and run.finished is not None:
             self._mean += 0.05 * ((run.finished - run.started) - self._mean)
         with self._lock:
-            if run.run_id not in self._runs:
+            if run.ended or run.given_back or run.run_id not in self._runs:
                 return
+            run.ended = True
             self._in_hand -= 1
         if run.recorded:
             self._settled([run])
@@ -203,9 +207,20 @@ class Station:
         while not self.stopping:
             time.sleep(PATIENCE / 4)
             try:
+                self._end_what_died()
+                self._tend()
                 self._give_back(older_than=PATIENCE)
             except Exception as error:
-                log.warning("could not give back what waits here", error=str(error).strip())
+                log.warning("could not keep the station in order", error=str(error).strip())
+
+    def _end_what_died(self) -> None:
+        """A run whose thread is gone has ended, recorded or not: nobody else would ever say so."""
+        with self._lock:
+            gone = [r for r, _, _ in self._runs.values() if r.thread and not r.thread.is_alive() and not r.ended]
+        for run in gone:
+            log.error("a worker thread died with its task", task_id=str(run.task_id))
+            run.outcome = run.outcome or without_outcome(run.delivery)
+            self.ends(run)
 
     def _give_back(self, *, older_than: float) -> None:
         now = time.monotonic()

@@ -57,8 +57,7 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
     )
     health.start()
     log.info("worker started", queues=sorted(worker.consumers), threads=threads)
-    while not stop.wait(1.0):
-        _replace_dead_threads(worker)
+    stop.wait()
     log.info("worker stops: what runs may finish", grace=settings.shutdown_grace.total_seconds())
     worker.stop(timeout=_milliseconds(settings.shutdown_grace))
     health.stop()
@@ -68,14 +67,6 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
 
 def _alive(worker: dramatiq.Worker) -> bool:
     return all(thread.is_alive() for thread in (*worker.workers, *worker.consumers.values()))
-
-
-def _replace_dead_threads(worker: dramatiq.Worker) -> None:
-    """Dramatiq never notices that a BaseException killed a worker thread; we do."""
-    for thread in [each for each in worker.workers if not each.is_alive()]:
-        log.error("a worker thread died and is replaced", thread=thread.name)
-        worker.workers.remove(thread)
-        worker._add_worker()
 
 
 def _milliseconds(span: timedelta) -> int:
