@@ -5,6 +5,7 @@ from actors.webhooks.event_types import EventTypeRefused
 from actors.webhooks.guard import AddressRefused
 from actors.webhooks.headers import HeaderRefused
 from actors.webhooks.outbound import deliver_webhook, fan_out, send_test
+from actors.webhooks.replay import enqueue_replay, replay_deliveries
 
 __all__ = [
     "AddressRefused",
@@ -13,7 +14,9 @@ __all__ = [
     "change_endpoint",
     "create_endpoint",
     "deliver_webhook",
+    "enqueue_replay",
     "fan_out",
+    "replay_deliveries",
     "rotate_secret",
     "send_test",
 ]

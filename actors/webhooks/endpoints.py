@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -85,6 +85,16 @@ def disable(endpoint: Endpoint, *, reason: str) -> None:
     """Deliver nothing more to it. The first reason stays."""
     if endpoint.enabled:
         endpoint.enabled, endpoint.disabled_at, endpoint.disabled_reason = False, func.clock_timestamp(), reason
+
+
+def disable_gone(session: Session, endpoint_id: UUID, *, reason: str) -> None:
+    """As `disable`, by id. Call it before the delivery's row is changed: that is the order in which a deletion locks."""
+    now = func.clock_timestamp()
+    disabled = update(Endpoint).where(Endpoint.id == endpoint_id).where(Endpoint.enabled)
+    session.execute(
+        disabled.values(enabled=False, disabled_at=now, disabled_reason=reason, updated_at=now),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def rotate_secret(session: Session, endpoint: Endpoint, *, overlap: timedelta = OVERLAP) -> str:

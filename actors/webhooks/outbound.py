@@ -44,6 +44,7 @@ def fan_out(session: Session, *, event_id: UUID, event_type: str, content: bytes
         .where(Endpoint.enabled)
         .where(Endpoint.event_types.overlap(cast(matching_patterns(event_type), ARRAY(Text))))
         .order_by(Endpoint.id)
+        .with_for_update(read=True, key_share=True)  # else one that is deleted now would break the event's transaction
     )
     with session.no_autoflush:
         found = session.scalars(subscribed).all()
@@ -101,6 +102,8 @@ def deliver_webhook(delivery_id: str) -> None:
         _record(current_run().session(), UUID(delivery_id), answer, outcome)
         return
     with transaction() as session:
+        if isinstance(outcome, Gone):
+            endpoints.disable_gone(session, letter.endpoint_id, reason=outcome.reason)
         _record(session, UUID(delivery_id), answer, outcome)
     raise _verdict(outcome, age=datetime.now(UTC) - letter.created_at)
 
@@ -140,7 +143,7 @@ _STATUS: dict[type[Outcome], str] = {Delivered: "delivered", Retry: "failing", R
 
 
 def _record(session: Session, delivery_id: UUID, answer: Answered | Unreachable, outcome: Outcome) -> None:
-    """The attempt as evidence; an endpoint that is gone is disabled with it. Nothing if it was deleted meanwhile."""
+    """The attempt as evidence, unless the delivery was deleted meanwhile, with its endpoint."""
     evidence = (
         update(Delivery)
         .where(Delivery.id == delivery_id)
@@ -156,10 +159,7 @@ def _record(session: Session, delivery_id: UUID, answer: Answered | Unreachable,
             excerpt=answer.excerpt if isinstance(answer, Answered) else None,
         )
     )
-    recorded = evidence.returning(Delivery.endpoint_id)
-    endpoint_id = session.scalars(recorded, execution_options={"synchronize_session": False}).one_or_none()
-    if isinstance(outcome, Gone) and endpoint_id is not None:
-        endpoints.disable(session.get_one(Endpoint, endpoint_id), reason=outcome.reason)
+    session.execute(evidence, execution_options={"synchronize_session": False})
 
 
 def _verdict(outcome: Refused | Gone | Retry, *, age: timedelta) -> Exception:

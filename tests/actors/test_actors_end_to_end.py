@@ -179,3 +179,40 @@ def test_a_mail_server_that_comes_back_gets_the_mail_and_no_failure_is_counted(
     with bench.engine.connect() as connection:
         failures = connection.execute(text("select failures from outbox.history")).scalar_one()
     assert failures == 0
+
+
+def test_a_replay_delivers_what_died_under_the_same_id_and_nothing_else(bench: Bench, start: Start) -> None:
+    seen: list[bytes] = []
+    answers = [status(404)]
+
+    def answer(stream: socket.socket) -> None:
+        seen.append(read_request(stream))
+        stream.sendall(answers[0])
+
+    with endpoint(answer) as far:
+        with bench.session() as session, session.begin():
+            made, _ = webhooks.create_endpoint(session, url=f"http://127.0.0.1:{far.port}/", event_types=["*"])
+        begin = datetime.now(UTC)
+
+        def publish(number: int) -> UUID:
+            with bench.session() as session, session.begin():
+                (task,) = webhooks.fan_out(
+                    session, event_id=uuid4(), event_type="a", content=str(number).encode(), occurred_at=begin
+                )
+            return task.id
+
+        start("relay")
+        start("worker", "--threads", "2", "--queues", "webhooks,default")
+        missed = {publish(number) for number in range(3)}
+        wait_until(lambda: {states(bench).get(each) for each in missed} == {"dead"})
+        answers[0] = status(200)
+        arrived = publish(3)
+        wait_until(lambda: states(bench)[arrived] == "succeeded")
+        with bench.session() as session, session.begin():
+            webhooks.enqueue_replay(session, made, since=begin)
+        wait_until(lambda: all_succeeded(bench, 5))
+    ids = [headers_of(request)["webhook-id"] for request in seen]
+    assert sorted(ids) == sorted([*map(str, missed), *map(str, missed), str(arrived)])
+    for each in map(str, missed):
+        first, second = [request.partition(b"\r\n\r\n")[2] for request, id in zip(seen, ids, strict=True) if id == each]
+        assert first == second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -11,11 +12,12 @@ import standardwebhooks
 from actor_bench import Bench
 from far_http import Endpoint as Far
 from far_http import answering, endpoint, headers_of, status
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 
 from actors import webhooks
 from actors.secrets import SecretKeyMissing
 from actors.tables import Delivery, Endpoint, EndpointSecret, Payload
+from actors.webhooks import replay
 from actors.webhooks.outbound import DeliveryFailed
 from outbox import Permanent, Snooze
 
@@ -86,6 +88,40 @@ class TestFanOut:
             session.flush()
             session.rollback()
         assert bench.tasks("deliver_webhook") == []
+
+    def test_an_endpoint_deleted_at_the_same_moment_does_not_break_the_event(self, bench: Bench) -> None:
+        made, _ = create(bench)
+        other, _ = create(bench)
+        with bench.session() as deleting, bench.session() as publishing:
+            deleting.execute(delete(Endpoint).where(Endpoint.id == made.id))
+            found: list[UUID] = []
+            thread = threading.Thread(target=lambda: found.extend(fan_out(bench)))
+            thread.start()
+            while not publishing.scalar(text("select exists (select from pg_locks where not granted)")):
+                publishing.rollback()
+            deleting.commit()
+            thread.join()
+        assert [stored(bench, each).endpoint_id for each in found] == [other.id]
+
+
+class TestReplay:
+    def test_a_long_replay_goes_page_by_page_and_each_page_commits_with_the_next_ones_task(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        retried: list[UUID] = []
+        monkeypatch.setattr(replay, "_PAGE", 2)
+        monkeypatch.setattr(replay, "_retry", lambda _session, delivery_id, who: retried.append(delivery_id))
+        made, _ = create(bench)
+        begin = datetime.now(UTC) - timedelta(seconds=5)
+        ids = [fan_out(bench)[0] for _ in range(5)]
+        with bench.session() as session, session.begin():
+            arrived = session.get_one(Delivery, ids[2])
+            arrived.status, arrived.delivered_at = "delivered", datetime.now(UTC)
+            webhooks.enqueue_replay(session, made, since=begin)
+        for number in range(3):
+            bench.perform(bench.tasks("replay_deliveries")[number].id)
+        assert retried == [ids[0], ids[1], ids[3], ids[4]]
+        assert len(bench.tasks("replay_deliveries")) == 3
 
 
 class TestEndpoints:
