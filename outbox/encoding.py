@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -15,6 +15,9 @@ from outbox.errors import ArgumentError
 __all__ = ["check_call", "encode"]
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=True).encode
+
+#: Levels of nesting. Whoever decodes the message may have less stack left than whoever encoded it.
+_DEPTH = 100
 
 _HINTS = {
     "datetime": "pass .isoformat()",
@@ -30,14 +33,18 @@ _HINTS = {
 def encode(args: Sequence[Any], kwargs: Mapping[str, Any], *, actor: str, limit: int) -> tuple[str, str]:
     """The JSON of a call's arguments, exactly as the message will carry them.
 
+    As everywhere in JSON, and in Dramatiq, tuples arrive as lists, and keys that are numbers, booleans or None as text.
+
     Raises ArgumentError, naming the argument, for what is not JSON: other types, NaN and infinity, NUL, lone
-    surrogates, cycles; and for more than `limit` bytes in all.
+    surrogates, cycles, more than a hundred levels; and for more than `limit` bytes in all.
     """
     try:
         first, second = _encode(list(args)), _encode(dict(kwargs))
         size = len(first.encode()) + len(second.encode())
     except (TypeError, ValueError, RecursionError) as error:
         _name_the_culprit(args, kwargs, actor, error)
+    if first.count("[") + first.count("{") + second.count("[") + second.count("{") > _DEPTH:
+        _refuse_depth(args, kwargs, actor)
     if "\\u0000" in first or "\\u0000" in second:
         _refuse_nul(args, kwargs, actor)
     if size > limit:
@@ -79,7 +86,25 @@ def _name_the_culprit(args: Sequence[Any], kwargs: Mapping[str, Any], actor: str
 
 
 def _hint(reason: Exception) -> str:
+    if "Out of range float" in str(reason):
+        return " Hint: NaN and infinity have no JSON; pass None, or text."
     return next((f" Hint: {hint}." for kind, hint in _HINTS.items() if f"type {kind} " in str(reason)), "")
+
+
+def _refuse_depth(args: Sequence[Any], kwargs: Mapping[str, Any], actor: str) -> None:
+    for name, value in _named(args, kwargs):
+        level, depth = [value], 0
+        while level:
+            level = [each for outer in level for each in _inside(outer)]
+            depth += 1
+            if depth > _DEPTH:
+                raise ArgumentError(f"{actor}: {name} is nested too deeply: more than {_DEPTH} levels.")
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _refuse_nul(args: Sequence[Any], kwargs: Mapping[str, Any], actor: str) -> None:

@@ -496,11 +496,10 @@ CLAIM_DUE = """
 select t.id, t.queue, convert_to(
     '{"queue_name":' || to_json(t.queue) || ',"actor_name":' || to_json(t.actor)
     || ',"args":' || t.args || ',"kwargs":' || t.kwargs
-    || ',"options":{"outbox_fence":"' || t.fence || '"'
-    || case
-        when t.options::text = '{}' then '}'
-        when t.options::text like '{"%%' then ',' || substr(t.options::text, 2)
-        else replace(',' || substr(t.options::jsonb::text, 2), ',}', '}') end
+    || ',"options":' || case
+        when position('"' in t.options::text) = 0 then '{'
+        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end
+    || '"outbox_fence":"' || t.fence || '"}'
     || ',"message_id":"' || t.id || '","message_timestamp":' || (extract(epoch from t.created_at) * 1000)::bigint || '}',
     'UTF8')
 from unnest(%(queues)s::text[], %(rooms)s::int[]) as q(name, room)
