@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 from uuid import UUID
 
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from actors.secrets import SecretKeyMissing
 from outbox.logs import configure
 from service import keys
 from service.database import engine_for
@@ -36,14 +39,16 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.
 def api() -> None:
     """Serve the API until SIGTERM or SIGINT, finish what runs, exit 0."""
     settings = _settings()
-    configure(settings.log_format, settings.log_level)
     import uvicorn
 
-    from service.app import create_app
+    from service.app import app, check_surroundings
 
+    with _told_plainly():
+        check_surroundings()
+    configure(settings.log_format, settings.log_level)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -102,11 +107,21 @@ def revoke_key(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows
 
 
 def _settings() -> Settings:
-    try:
+    with _told_plainly():
         return Settings()
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """A setting that makes no sense ends the program with its name and exit code 2, without its value."""
+    try:
+        yield
     except ValidationError as error:
         for each in error.errors(include_input=False):
             typer.echo(f"{'.'.join(map(str, each['loc']))}: {each['msg']}", err=True)
+        raise typer.Exit(2) from None
+    except (ValueError, SecretKeyMissing) as error:
+        typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
 
 

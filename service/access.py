@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine, select
 
@@ -31,11 +32,12 @@ class Principal:
     role: Role
 
 
-def _principal(request: Request, credentials: Credentials) -> Principal:
+async def _principal(request: Request, credentials: Credentials) -> Principal:
     state = request.app.state
     if credentials is None or not credentials.credentials:
         raise _unknown()
-    known = _bootstrap(state.settings, credentials.credentials) or _stored(state.engine, credentials.credentials)
+    key = credentials.credentials
+    known = _bootstrap(state.settings, key) or await run_in_threadpool(_stored, state.engine, key)
     if known is None:
         raise _unknown()
     return known
@@ -62,8 +64,8 @@ def _unknown() -> Problem:
     return Problem("unauthorized", "The API key is missing or not in force.", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _at_least(role: Role) -> Callable[[Principal], Principal]:
-    def allowed(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+def _at_least(role: Role) -> Callable[[Principal], Awaitable[Principal]]:
+    async def allowed(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
         if ROLES.index(principal.role) < ROLES.index(role):
             raise Problem("forbidden", f"This needs a key with the role {role}.")
         return principal

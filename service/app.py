@@ -10,13 +10,13 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from actors import outside
-from service import endpoints, events, health, mails, openapi, orders, problems, signups, tasks
+from service import endpoints, events, health, mails, openapi, orders, problems, replay, signups, tasks
 from service.database import engine_for
 from service.limit import BodyLimit
 from service.requests import RequestMetrics, Witness
 from service.settings import Settings
 
-__all__ = ["app", "create_app"]
+__all__ = ["app", "check_surroundings", "create_app"]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -39,15 +39,22 @@ def create_app(settings: Settings) -> FastAPI:
     api.add_middleware(BodyLimit, octets=settings.body_limit)
     api.add_middleware(Witness, metrics=RequestMetrics(registry))
     problems.install(api)
-    for each in (signups, orders, events, mails, endpoints, tasks, health):
+    for each in (signups, orders, events, mails, endpoints, replay, tasks, health):
         api.include_router(each.routes)
     openapi.describe(api)
     return api
 
 
+def check_surroundings() -> None:
+    """Raise SecretKeyMissing or ValueError, naming the variable, for settings of mails and webhooks that make no sense."""
+    outside.vault()
+    outside.sender()
+    outside.policy()
+
+
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
-    outside.vault(), outside.sender(), outside.policy()  # refuse to start with settings that make no sense
+    check_surroundings()
     current_default_thread_limiter().total_tokens = api.state.settings.threads
     yield
     api.state.engine.dispose()

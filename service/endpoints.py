@@ -21,7 +21,7 @@ from service.fields import Form, Note, refused
 from service.idempotency import AdminOnce
 from service.problems import Problem
 
-__all__ = ["routes"]
+__all__ = ["find", "routes"]
 
 routes = APIRouter(prefix="/v1/endpoints", tags=["endpoints"], route_class=StrictRoute)
 
@@ -162,14 +162,14 @@ def list_endpoints(session: Db, _principal: Reader, wanted: Annotated[PageWanted
 def read_endpoint(session: Db, _principal: Reader, endpoint_id: UUID) -> EndpointView:
     """An endpoint, without its secrets."""
     with session.begin():
-        return EndpointView.model_validate(_find(session, endpoint_id))
+        return EndpointView.model_validate(find(session, endpoint_id))
 
 
 @routes.patch("/{endpoint_id}")
 def change_endpoint(body: Change, session: Db, _principal: Admin, endpoint_id: UUID) -> EndpointView:
     """Change what is given. `enabled: false` delivers nothing more to it, also of what is under way."""
     with session.begin():
-        endpoint = _find(session, endpoint_id, locked=True)
+        endpoint = find(session, endpoint_id, locked=True)
         webhooks.change_endpoint(
             endpoint,
             url=body.url,
@@ -185,7 +185,7 @@ def change_endpoint(body: Change, session: Db, _principal: Admin, endpoint_id: U
 def delete_endpoint(session: Db, _principal: Admin, endpoint_id: UUID) -> None:
     """Delete an endpoint with its secrets and the record of its deliveries; those under way are given up."""
     with session.begin():
-        session.delete(_find(session, endpoint_id, locked=True))
+        session.delete(find(session, endpoint_id, locked=True))
 
 
 @routes.post("/{endpoint_id}/rotate-secret", response_model=NewSecret)
@@ -195,7 +195,7 @@ def rotate_secret(session: Db, once: AdminOnce, endpoint_id: UUID, body: Rotatio
     with session.begin():
         if (known := once.recall(session)) is not None:
             return known
-        endpoint = _find(session, endpoint_id, locked=True)
+        endpoint = find(session, endpoint_id, locked=True)
         secret = webhooks.rotate_secret(session, endpoint, overlap=overlap)
         return once.keep(session, 200, NewSecret(endpoint_id=endpoint.id, secret=secret), secret=True)
 
@@ -206,14 +206,14 @@ def send_test(session: Db, _tasks: Tasks, once: AdminOnce, endpoint_id: UUID) ->
     with session.begin():
         if (known := once.recall(session)) is not None:
             return known
-        endpoint = _find(session, endpoint_id)
+        endpoint = find(session, endpoint_id)
         if not endpoint.enabled:
             raise Problem("conflict", "The endpoint is disabled.")
         task = webhooks.send_test(session, endpoint)
         return once.keep(session, 202, TestSent(endpoint_id=endpoint.id, task_ids=[task.id]))
 
 
-def _find(session: Session, endpoint_id: UUID, *, locked: bool = False) -> Endpoint:
+def find(session: Session, endpoint_id: UUID, *, locked: bool = False) -> Endpoint:
     endpoint = session.get(Endpoint, endpoint_id, with_for_update=locked or None)
     if endpoint is None:
         raise Problem("not-found", "No endpoint has this id.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 _FURTHEST = timedelta(days=366)
 
 
@@ -68,7 +70,8 @@ def _email(text: str) -> str:
 
 
 def _instant_text(value: Any) -> Any:
-    if not isinstance(value, (str, datetime)):
+    # Pydantic would also take a number of seconds, even as text.
+    if not isinstance(value, str) or not _INSTANT.fullmatch(value):
         raise refused("must be a date and time such as 2030-01-31T12:00:00Z")
     return value
 

@@ -7,7 +7,7 @@ first commits (then reads its answer) or rolls back (then does the work); no cra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -106,15 +106,15 @@ def _once(principal: Principal, request: Request, raw: bytes, key: str | None) -
     return Once(principal, route, key, hashlib.sha256(raw).digest())
 
 
-def _writer_once(principal: Writer, request: Request, raw: RawBody, key: Key = None) -> Once:
+async def _writer_once(principal: Writer, request: Request, raw: RawBody, key: Key = None) -> Once:
     return _once(principal, request, raw, key)
 
 
-def _admin_once(principal: Admin, request: Request, raw: RawBody, key: Key = None) -> Once:
+async def _admin_once(principal: Admin, request: Request, raw: RawBody, key: Key = None) -> Once:
     return _once(principal, request, raw, key)
 
 
-def _depends(on: Callable[..., Once]) -> Any:
+def _depends(on: Callable[..., Awaitable[Once]]) -> Any:
     return Depends(on)
 
 

@@ -73,4 +73,6 @@ def variables() -> Iterator[tuple[str, str, str]]:
         default = field.default
         if isinstance(default, timedelta):
             default = int(default.total_seconds())
+        elif isinstance(default, SecretStr):
+            default = default.get_secret_value()
         yield str(field.validation_alias), field.description or "", str(default or "")

@@ -101,6 +101,8 @@ class Event(Base):
     task_ids: Mapped[list[UUID]] = mapped_column(server_default=_NONE_YET)
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
 
+    __table_args__ = (Index("event_created", "created_at"),)
+
 
 class ApiKey(Base):
     """An API key. The key itself is not kept: `digest` is the SHA-256 of its 256 random bits."""

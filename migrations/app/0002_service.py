@@ -52,6 +52,7 @@ create table app.event (
     task_ids uuid[] not null default '{}',
     created_at timestamptz not null default clock_timestamp()
 );
+create index event_created on app.event (created_at);
 
 create table app.api_key (
     id uuid primary key,

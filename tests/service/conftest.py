@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi.testclient import TestClient
-from service_eyes import ADMIN, SECRET_KEY, Database, settings_for
+from service_eyes import ADMIN, SECRET_KEY, Database, Door, settings_for
 from sqlalchemy.engine import make_url
 
 from actors import outside
@@ -61,3 +61,9 @@ def api(running: TestClient, database: Database) -> TestClient:
 def unreachable_url(service_url: str) -> str:
     """Where no server listens."""
     return make_url(service_url).set(host="127.0.0.1", port=1).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="module")
+def door(running: TestClient, whole_database: Database) -> Door:
+    whole_database.empty()
+    return Door(running, whole_database)

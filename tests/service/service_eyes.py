@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
+from fastapi.testclient import TestClient
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from outbox.ledger import Failure, Finished, Ledger
 from service.settings import Settings
 
 ADMIN = "an-admin-key-of-the-tests"
 SECRET_KEY = "a secret key of at least 32 characters"
 BODY_LIMIT = 65_536
+#: What no answer may repeat.
+MARK = "zq7marker"
+
+ORDER = {
+    "email": "a@example.org",
+    "items": [{"sku": "TEA", "quantity": 1, "unit_price_cents": 5}],
+    "currency": "EUR",
+    "client_id": "c-1",
+}
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/signups": {"email": "ada@example.org", "name": "Ada"},
+    "/v1/orders": ORDER,
+    "/v1/events": {"type": "a.b", "data": {}, "client_id": "c-1"},
+    "/v1/mails": {
+        "to": "a@example.org", "subject": "s", "text": "t", "html": "<p>h</p>", "send_at": "2027-01-01T00:00:00Z",
+    },
+    "/v1/endpoints": {
+        "url": "https://hooks.example.org/", "event_types": ["a.b"], "description": "d", "headers": {"X-A": "b"},
+    },
+    "/v1/endpoints/{endpoint_id}/rotate-secret": {"overlap_seconds": 60},
+    "/v1/endpoints/{endpoint_id}/replay": {"since": "2099-01-01T00:00:00Z", "until": "2099-02-01T00:00:00Z"},
+    "/v1/tasks/{task_id}/cancel": {"reason": "r"},
+    "/v1/tasks/{task_id}/reschedule": {"run_at": "2027-01-01T00:00:00Z"},
+    "PATCH /v1/endpoints/{endpoint_id}": {
+        "url": "https://hooks.example.org/", "event_types": ["a.b"], "description": "d", "headers": {"X-A": "b"},
+        "enabled": True,
+    },
+}  # fmt: skip
 
 
 def settings_for(url: str, **changed: Any) -> Settings:
@@ -26,9 +58,10 @@ class Database:
         self.url = url
         self._connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
         found = self.query(
-            "select schemaname, tablename from pg_tables where schemaname in ('app', 'outbox') order by 1, 2"
+            """select n.nspname as schema, c.relname as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where n.nspname in ('app', 'outbox') and c.relkind in ('r', 'p') and not c.relispartition order by 1, 2"""
         )
-        self._tables = [sql.Identifier(row["schemaname"], row["tablename"]) for row in found]
+        self._tables = [sql.Identifier(row["schema"], row["name"]) for row in found]
 
     def query(self, statement: str, *params: Any) -> list[dict[str, Any]]:
         return self._connection.execute(statement, params).fetchall()  # type: ignore[arg-type]
@@ -43,7 +76,9 @@ class Database:
     def rows(self) -> dict[str, int]:
         """How many rows each table has."""
         counts = [
-            sql.SQL("select {}::text, count(*)::int from {}").format(sql.Literal(table.as_string()), table)
+            sql.SQL("select {}::text, count(*)::int from {}").format(
+                sql.Literal(table.as_string().replace('"', "")), table
+            )
             for table in self._tables
         ]
         with self._connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
@@ -67,3 +102,66 @@ def problem_of(answer: Any) -> dict[str, Any]:
     assert content["detail"]
     assert content["request_id"] == answer.headers["x-request-id"]
     return content
+
+
+class Door:
+    """The API over a database that holds one endpoint and one task, and what it held before the test."""
+
+    def __init__(self, api: TestClient, database: Database) -> None:
+        self.api = api
+        self.database = database
+        endpoint = api.post("/v1/endpoints", json={"url": "https://h.example.org/", "event_types": ["*"]}).json()
+        task = api.post("/v1/mails", json={"to": "a@example.org", "subject": "s", "text": "t"}).json()
+        self._ids = {"endpoint_id": endpoint["endpoint_id"], "task_id": task["task_ids"][0]}
+        self._before = self._seen()
+
+    def send(self, route: str, content: Any, **headers: str) -> Any:
+        method, _, path = route.rpartition(" ")
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.api.request(
+            method or "POST", path.format_map(self._ids), content=content,
+            headers={"Content-Type": "application/json", **named},
+        )  # fmt: skip
+
+    def refuses(self, answer: Any, *statuses: int) -> None:
+        self.is_refused(answer, *statuses)
+        self.is_as_before()
+
+    def is_refused(self, answer: Any, *statuses: int) -> None:
+        assert answer.status_code in statuses, answer.text
+        problem_of(answer)
+        assert MARK not in answer.text
+
+    def is_as_before(self) -> None:
+        assert self._seen() == self._before
+
+    def _seen(self) -> Any:
+        states = self.database.query("select state, due_at, cancel_requested from outbox.task")
+        return self.database.rows(), states, self.database.query("select * from app.endpoint")
+
+
+class OneRun:
+    """A task that a worker runs: claimed, started, and ended as the test says."""
+
+    def __init__(self, database: Database, task_id: str) -> None:
+        self.ledger, self.id, self.run_id, self.worker = Ledger(), UUID(task_id), uuid4(), uuid4()
+        self.connection = psycopg.connect(database.url, autocommit=True)
+        self.ledger.join(
+            self.connection, worker=self.worker, kind="worker", host="here", pid=1, queues=["mail"], threads=1,
+            lease=timedelta(seconds=10),
+        )  # fmt: skip
+        fence = database.one("select fence from outbox.task where id = %s", self.id)["fence"]
+        (_,) = self.ledger.claim(self.connection, [(self.id, fence, self.run_id)], worker=self.worker, beat=0)
+        self.ledger.beat(
+            self.connection, worker=self.worker, runs=[self.run_id], running=[self.run_id], queues=["mail"],
+            unclaimed=0, claimed_through={},
+        )  # fmt: skip
+
+    def die(self) -> None:
+        run = Finished(self.id, self.run_id, ran=0.1, ago=0.0)
+        failure = Failure(run, "failed", "SMTPError: no such mailbox", "Traceback ...", None, True)
+        assert self.ledger.record_dead(self.connection, [failure]) == [self.id]
+        self.close()
+
+    def close(self) -> None:
+        self.connection.close()

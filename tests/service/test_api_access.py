@@ -1,0 +1,166 @@
+"""Who may do what: every operation of the API against every role, and keys that end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fastapi.testclient import TestClient
+from service_eyes import Database, problem_of
+from sqlalchemy.orm import Session
+from typer.testing import CliRunner, Result
+
+from service import keys
+from service.__main__ import cli
+from service.database import engine_for
+from service.keys import ROLES, Role
+from service.settings import Settings
+
+#: The least role that each operation needs; None: none.
+NEEDS: dict[tuple[str, str], Role | None] = {
+    ("post", "/v1/signups"): "writer",
+    ("post", "/v1/orders"): "writer",
+    ("post", "/v1/events"): "writer",
+    ("post", "/v1/mails"): "writer",
+    ("post", "/v1/endpoints"): "admin",
+    ("get", "/v1/endpoints"): "reader",
+    ("get", "/v1/endpoints/{endpoint_id}"): "reader",
+    ("patch", "/v1/endpoints/{endpoint_id}"): "admin",
+    ("delete", "/v1/endpoints/{endpoint_id}"): "admin",
+    ("post", "/v1/endpoints/{endpoint_id}/rotate-secret"): "admin",
+    ("post", "/v1/endpoints/{endpoint_id}/test"): "admin",
+    ("post", "/v1/endpoints/{endpoint_id}/replay"): "admin",
+    ("get", "/v1/tasks"): "reader",
+    ("get", "/v1/tasks/{task_id}"): "reader",
+    ("post", "/v1/tasks/{task_id}/retry"): "admin",
+    ("post", "/v1/tasks/{task_id}/cancel"): "admin",
+    ("post", "/v1/tasks/{task_id}/reschedule"): "admin",
+    ("get", "/livez"): None,
+    ("get", "/readyz"): None,
+    ("get", "/metrics"): None,
+}
+BODIES: dict[str, Any] = {
+    "/v1/signups": {"email": "a@example.org", "name": "A"},
+    "/v1/orders": {
+        "email": "a@example.org", "currency": "EUR", "items": [{"sku": "a", "quantity": 1, "unit_price_cents": 1}],
+    },
+    "/v1/events": {"type": "a", "data": 1},
+    "/v1/mails": {"to": "a@example.org", "subject": "s", "text": "t"},
+    "/v1/endpoints": {"url": "https://h.example.org/", "event_types": ["*"]},
+    "/v1/endpoints/{endpoint_id}": {},
+    "/v1/endpoints/{endpoint_id}/replay": {"since": "2026-01-01T00:00:00Z"},
+    "/v1/tasks/{task_id}/reschedule": {"delay_seconds": 1},
+}  # fmt: skip
+
+Call = Callable[[str | None], Any]
+
+
+@pytest.fixture
+def make_key(api: TestClient, service_url: str) -> Callable[[Role], keys.NewKey]:
+    def make(role: Role) -> keys.NewKey:
+        engine = engine_for(Settings(database_url=service_url))
+        with Session(engine) as session, session.begin():
+            new = keys.create(session, name=f"the {role}", role=role)
+        engine.dispose()
+        return new
+
+    return make
+
+
+def call(api: TestClient, method: str, path: str, key: str | None) -> Any:
+    body = BODIES.get(path) if method in ("post", "patch") else None
+    headers = {"Authorization": f"Bearer {key}"} if key else {"Authorization": ""}
+    filled = path.format(endpoint_id=uuid4(), task_id=uuid4())
+    return api.request(method.upper(), filled, json=body, headers=headers)
+
+
+def test_the_table_of_roles_covers_the_api(api: TestClient) -> None:
+    document = api.get("/openapi.json").json()
+    operations = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert operations == set(NEEDS)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_key_may_do_what_its_role_allows_and_nothing_else(
+    api: TestClient, database: Database, make_key: Callable[[Role], keys.NewKey], role: Role
+) -> None:
+    key = make_key(role).secret
+    before = database.rows()
+    for (method, path), needed in NEEDS.items():
+        allowed = needed is None or ROLES.index(role) >= ROLES.index(needed)
+        answer = call(api, method, path, key)
+        if allowed:
+            assert answer.status_code not in (401, 403), (method, path)
+        else:
+            assert problem_of(answer)["status"] == 403, (method, path)
+    if role == "reader":
+        assert database.rows() == before
+
+
+def test_without_a_key_nothing_but_health_is_answered(api: TestClient, database: Database) -> None:
+    before = database.rows()
+    for (method, path), needed in NEEDS.items():
+        answer = call(api, method, path, None)
+        if needed is None:
+            assert answer.status_code == 200
+        else:
+            assert problem_of(answer)["status"] == 401, (method, path)
+            assert answer.headers["www-authenticate"] == "Bearer"
+    assert database.rows() == before
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["Bearer", "Bearer ", "Bearer x", "Basic YTpi", "obk_x", "Bearer \x7f", "bearer  an-admin-key-of-the-tests x", "ä"],
+)
+def test_a_wrong_key_is_refused(api: TestClient, authorization: str) -> None:
+    answer = api.get("/v1/tasks", headers={"Authorization": authorization.encode()})
+    assert problem_of(answer)["status"] == 401
+
+
+def test_a_revoked_key_is_refused_from_the_next_request_on(
+    api: TestClient, service_url: str, make_key: Callable[[Role], keys.NewKey]
+) -> None:
+    new = make_key("reader")
+    assert call(api, "get", "/v1/tasks", new.secret).status_code == 200
+    engine = engine_for(Settings(database_url=service_url))
+    with Session(engine) as session, session.begin():
+        assert keys.revoke(session, new.id)
+    with Session(engine) as session, session.begin():
+        assert not keys.revoke(session, new.id)
+    engine.dispose()
+    assert call(api, "get", "/v1/tasks", new.secret).status_code == 401
+
+
+def test_the_audit_names_the_key(api: TestClient, database: Database, make_key: Callable[[Role], keys.NewKey]) -> None:
+    task_id = api.post("/v1/mails", json=BODIES["/v1/mails"]).json()["mail_id"]
+    key = make_key("admin").secret
+    assert api.post(f"/v1/tasks/{task_id}/cancel", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    assert database.one("select who from outbox.audit")["who"] == "the admin"
+
+
+def test_keys_are_made_listed_and_revoked_from_the_command_line(api: TestClient, service_url: str) -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, ["keys", *arguments], env={"DATABASE_URL": service_url})
+
+    made = json.loads(run("create", "--name", "ci", "--role", "reader", "--json").stdout)
+    assert call(api, "get", "/v1/tasks", made["key"]).status_code == 200
+    (listed,) = json.loads(run("list", "--json").stdout)
+    assert (listed["id"], listed["name"], listed["role"], listed["revoked_at"]) == (made["id"], "ci", "reader", None)
+    assert made["key"] not in run("list").stdout
+    assert run("revoke", made["id"]).exit_code == 0
+    assert run("revoke", made["id"]).exit_code == 1
+    assert call(api, "get", "/v1/tasks", made["key"]).status_code == 401
+    assert run("create", "--name", "ci", "--role", "king").exit_code == 2
+    assert run("create", "--name", " ").exit_code == 2
+
+
+def test_a_key_is_kept_as_a_digest_only(database: Database, make_key: Callable[[Role], keys.NewKey]) -> None:
+    secret = make_key("writer").secret
+    (row,) = database.query("select k::text as everything from app.api_key k")
+    assert secret not in row["everything"]
+    assert secret.encode().hex() not in row["everything"]
+    assert len(secret) > 40

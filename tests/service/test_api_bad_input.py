@@ -1,0 +1,227 @@
+"""Whatever is wrong with a request: a 4xx problem that repeats nothing of it, and no row anywhere."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from service_eyes import BODY_LIMIT, GOOD, MARK, ORDER, Door
+
+DEEP: Any = json.loads("[" * 40 + f'"{MARK}"' + "]" * 40)
+
+TEXT: list[Any] = [
+    7,
+    1.5,
+    True,
+    [],
+    {},
+    DEEP,
+    f"{MARK}\x00",
+    f"\x00{MARK}",
+    f"{MARK}\ud800",
+    f"\udfff{MARK}",
+    MARK * 3000,
+]
+LINE: list[Any] = [*TEXT, f"{MARK}\r\nBcc: b@example.org", f"{MARK}\n", f"{MARK}\x85", f"{MARK}\u2028x", f"{MARK}\x7f"]
+NUMBER: list[Any] = [f"{MARK}", "1", "", 1.5, 1.0, True, [], {}, DEEP, -1, 10**30, -(10**30), 2**63]
+INSTANT: list[Any] = [
+    *TEXT, "", "now", "1700000000", 1700000000, "2027-01-01", "2027-01-01T00:00:00", "2027-13-01T00:00:00Z",
+    "2027-01-01T25:00:00Z", "0000-01-01T00:00:00Z", "99999-01-01T00:00:00Z",
+]  # fmt: skip
+EMAIL: list[Any] = [
+    *LINE, "", "a", f"{MARK}@", f"@{MARK}.org", f"{MARK}@localhost", f"{MARK}@[127.0.0.1]", f"a@b@{MARK}.org",
+    f"{MARK}@example.org,b@example.org", f"{MARK} <a@example.org>", f"-{MARK}@example.org", f'"{MARK}"@example.org',
+    f"{MARK}@example.org>", f"{MARK}@example.org\r\nRCPT TO:<b@example.org>",
+]  # fmt: skip
+URL: list[Any] = [
+    *LINE, "", MARK, f"https://{MARK}", f"ftp://{MARK}.example.org/", f"https://u:{MARK}@h.example.org/",
+    "https://169.254.169.254/", "https://10.0.0.1/", "https://[::1]/", "https://0x7f.1/", f"https://h.example.org/#{MARK}",
+]  # fmt: skip
+CLIENT_ID: list[Any] = [*LINE, "", "a b", "a.b", "ä", f"{MARK}/", "x" * 129]
+TYPE: list[Any] = [*LINE, "", ".", "a.", ".a", "a..b", "a b", "a-b", "ä", "*", "a.*", f"{MARK}!", "x" * 129]
+PATTERNS: list[Any] = [
+    MARK,
+    7,
+    True,
+    {},
+    [],
+    DEEP,
+    [7],
+    [""],
+    ["a..b"],
+    ["*.a"],
+    ["a*"],
+    [f"{MARK}\x00"],
+    ["a"] * 101,
+    [["a"]],
+]
+HEADERS: list[Any] = [
+    MARK, 7, [], DEEP, {"X-A": 7}, {"X-A": None}, {"X-A": ""}, {"X-A": f"{MARK}\r\nX-B: c"}, {"X-A": f"{MARK}\x00"},
+    {"X-A": f"{MARK}\ud800"}, {MARK + " x": "b"}, {f"{MARK}\x00": "b"}, {f"{MARK}\ud800": "b"}, {"": "b"},
+    {"Host": MARK}, {"webhook-id": MARK}, {"Content-Length": "1"}, {"X-A": "b", "x-a": "c"}, {"X-A": MARK * 3000},
+    {f"X-{n}": "b" for n in range(21)},
+]  # fmt: skip
+ITEMS: list[Any] = [MARK, 7, True, {}, [], DEEP, [MARK], [None], [[]], [ORDER["items"][0]] * 501]
+FLAG: list[Any] = [MARK, "true", 1, 0, [], {}, DEEP]
+
+WRONG: dict[str, list[Any]] = {
+    "email": EMAIL,
+    "to": EMAIL,
+    "name": [*LINE, "", " ", "x" * 101],
+    "subject": [*LINE, "", " ", "x" * 501],
+    "text": [*TEXT[:-1], "", "x\x1b[2J", "x" * 70_000],
+    "html": [*TEXT[:-1], "", "x" * 70_000],
+    "send_at": [*INSTANT, "2099-01-01T00:00:00Z"],
+    "since": INSTANT,
+    "until": INSTANT,
+    "run_at": [*INSTANT, "9999-01-01T00:00:00Z", "0001-01-01T00:00:00Z"],
+    "items": ITEMS,
+    "sku": [*LINE, "", " ", "x" * 65],
+    "quantity": [*NUMBER, 0, 1_000_001],
+    "unit_price_cents": [*NUMBER, 1_000_000_001],
+    "currency": [*LINE, "", "eur", "EURO", "EU", "ZZZ", "€", "978"],
+    "client_id": CLIENT_ID,
+    "type": TYPE,
+    "url": URL,
+    "event_types": PATTERNS,
+    "description": LINE,
+    "headers": HEADERS,
+    "enabled": FLAG,
+    "overlap_seconds": [*NUMBER, 7 * 86_400 + 1],
+    "reason": [*LINE, "", "x" * 501],
+    "data": [],
+}
+REQUIRED = {"email", "name", "items", "currency", "type", "data", "to", "subject", "url", "event_types", "since"}
+NULL_IS_WRONG = REQUIRED - {"data"} | {"sku", "quantity", "unit_price_cents", "overlap_seconds"}
+
+
+Wrong = tuple[str, str, list[dict[str, Any]]]
+
+
+def wrong_bodies() -> Iterator[Wrong]:
+    """Route, what is wrong, and bodies that are good but for that."""
+    for route, good in GOOD.items():
+        changing = route.startswith("PATCH")
+        for name in good:
+            nulls = [None] if name in NULL_IS_WRONG and not changing else []
+            missing = [{key: good[key] for key in good if key != name}] if name in REQUIRED and not changing else []
+            yield route, name, [{**good, name: value} for value in (*WRONG[name], *nulls)] + missing
+        unknown = ("x", MARK, f"{MARK}\x00", f"{MARK}\ud800", "__proto__", "Email", "id")
+        yield route, "unknown", [{**good, name: MARK} for name in unknown]
+    yield from wrong_items()
+    yield "/v1/mails", "nothing to say", [{"to": "a@example.org", "subject": "s"}]
+    moves = [{"delay_seconds": value} for value in (*NUMBER, 10**9)]
+    both = {"run_at": "2027-01-01T00:00:00Z", "delay_seconds": 1}
+    yield "/v1/tasks/{task_id}/reschedule", "delay_seconds", [*moves, both, {}]
+
+
+def wrong_items() -> Iterator[Wrong]:
+    item = {"sku": "TEA", "quantity": 1, "unit_price_cents": 5}
+    for name in item:
+        wrong = [{**item, name: value} for value in (*WRONG[name], None)]
+        missing = {key: value for key, value in item.items() if key != name}
+        yield "/v1/orders", f"items of {name}", [{**ORDER, "items": [each]} for each in (*wrong, missing)]
+    yield "/v1/orders", "items of more", [{**ORDER, "items": [item, {**item, MARK: 1}]}]
+
+
+@pytest.mark.parametrize(
+    ("route", "bodies"), [pytest.param(route, bodies, id=f"{route} {what}") for route, what, bodies in wrong_bodies()]
+)
+def test_a_wrong_field_is_told_and_nothing_is_written(door: Door, route: str, bodies: list[dict[str, Any]]) -> None:
+    for body in bodies:
+        content = json.dumps(body)
+        answer = door.send(route, content)
+        door.is_refused(answer, 413 if len(content) > BODY_LIMIT else 422)
+        for each in answer.json().get("errors", []):
+            assert each["detail"] != "is not valid", body
+    door.is_as_before()
+
+
+def not_objects() -> list[bytes]:
+    return [
+        b"", b" ", b"{", b"{}}", b"[1]", b"null", b"true", b"7", b'"x"', b"{'a':1}", b'{"a":1,}', b'{"a":NaN}',
+        b'{"data":1e400}', b'{"data":-Infinity}', b"\x00", b"\xff\xfe", b'{"data":"\x01"}', b'{"data":"\xff"}',
+        b'{"data":' + b"[" * 10_000, b'{"data":' + b"[" * 10_000 + b"]" * 10_000 + b"}", b'{"a":' * 10_000,
+        b'{"data":' + b"9" * 5_000 + b"}", b'\xef\xbb\xbf{"data":1}', '{"data":1}'.encode("utf-16"),
+        b'{"type":"a.b","data":1,"data":2}', b'{"x":"' + b"y" * (BODY_LIMIT - 8) + b'"}',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", GOOD)
+def test_what_is_not_one_json_object_is_refused(door: Door, route: str) -> None:
+    for content in not_objects():
+        if not content and route.endswith(("/rotate-secret", "/cancel")):
+            continue  # there, no body is a body
+        if content == b"null" and route.endswith(("/rotate-secret", "/cancel")):
+            continue
+        door.is_refused(door.send(route, content), 400, 415, 422)
+    door.is_as_before()
+
+
+@pytest.mark.parametrize("route", GOOD)
+def test_an_oversized_body_is_refused(door: Door, route: str) -> None:
+    whole = json.dumps({**GOOD[route], "x": "y" * BODY_LIMIT}).encode()
+    door.refuses(door.send(route, whole), 413)
+    door.refuses(door.send(route, iter([whole[:1000], whole[1000:]])), 413)
+    door.refuses(door.send(route, whole, Content_Length="9" * 400), 400, 413)
+
+
+@pytest.mark.parametrize("route", GOOD)
+def test_only_plain_json_is_read(door: Door, route: str) -> None:
+    content = json.dumps(GOOD[route]).encode()
+    for declared in (
+        "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonx",
+        "application/json; charset=latin-1", 'application/json; charset="utf-16"', "json", "*/*",
+    ):  # fmt: skip
+        door.is_refused(door.send(route, content, Content_Type=declared), 415)
+    door.refuses(door.send(route, gzip.compress(content), Content_Encoding="gzip"), 415)
+    door.refuses(door.send(route, gzip.compress(content)), 400)
+
+
+def test_a_body_without_content_type_is_refused(door: Door) -> None:
+    door.refuses(door.api.post("/v1/signups", content=json.dumps(GOOD["/v1/signups"])), 415)
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "ä", "x" * 256, "\x7f"])
+def test_a_wrong_idempotency_key_is_refused(door: Door, key: str) -> None:
+    for route, body in GOOD.items():
+        if route in ("/v1/signups", "/v1/orders", "/v1/events", "/v1/mails", "/v1/endpoints"):
+            named = {"Idempotency-Key": key.encode(), "Content-Type": b"application/json"}
+            door.refuses(door.api.post(route, content=json.dumps(body), headers=named), 422)
+
+
+def test_two_idempotency_keys_are_refused(door: Door) -> None:
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    door.refuses(door.api.post("/v1/signups", json=GOOD["/v1/signups"], headers=twice), 400)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", f"/{MARK}", 404),
+        ("GET", f"/v1/{MARK}", 404),
+        ("GET", "/v1/events", 405),
+        ("PUT", "/v1/signups", 405),
+        ("DELETE", "/v1/tasks", 405),
+        ("POST", "/livez", 405),
+        (MARK.upper(), "/v1/signups", 405),
+        ("GET", f"/v1/tasks/{MARK}", 422),
+        ("GET", "/v1/tasks/%00", 422),
+        ("GET", "/v1/tasks/%ff", 422),
+        ("GET", "/v1/tasks/..%2f", 404),
+        ("GET", f"/v1/endpoints?cursor={MARK}", 422),
+        ("GET", f"/v1/endpoints?{MARK}=1", 422),
+        ("GET", f"/v1/tasks?state={MARK}", 422),
+        ("GET", f"/problems/{MARK}", 404),
+        ("GET", "/docs", 404),
+    ],
+)
+def test_a_wrong_path_or_method_is_a_problem_too(door: Door, method: str, path: str, status: int) -> None:
+    answer = door.api.request(method, path)
+    door.refuses(answer, status)
+    if status == 405:
+        assert answer.headers["allow"]

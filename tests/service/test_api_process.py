@@ -1,0 +1,164 @@
+"""The API as a process: configured by its environment, ended by SIGTERM, unmoved by clients that leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import psycopg
+import pytest
+from service_eyes import ADMIN, SECRET_KEY, Database
+from typer.testing import CliRunner
+
+from actors import outside
+from service.__main__ import cli
+
+SIGNUP = {"email": "ada@example.org", "name": "Ada"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    return {
+        **kept, "DATABASE_URL": url, "SECRET_KEY": SECRET_KEY, "SERVICE_BOOTSTRAP_API_KEY": ADMIN, "LOG_FORMAT": "json",
+        **more,
+    }  # fmt: skip
+
+
+class Api:
+    """A running API process, ready."""
+
+    def __init__(self, url: str) -> None:
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", "api"],
+            env=environment(url, API_PORT=str(self.port)), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.client = httpx2.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30
+        )
+        assert self.process.stderr is not None
+        self.log = iter(self.process.stderr)
+        next(line for line in self.log if "Uvicorn running" in line)
+
+    def end(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def api(service_url: str, database: Database) -> Iterator[Api]:
+    api = Api(service_url)
+    yield api
+    api.end()
+
+
+def test_sigterm_finishes_what_runs_and_exits_0(api: Api, database: Database) -> None:
+    assert api.client.get("/readyz").status_code == 200
+    with psycopg.connect(database.url) as holder, ThreadPoolExecutor(1) as thread:
+        holder.execute("insert into app.user (id, email, name) values (gen_random_uuid(), 'ada@example.org', 'x')")
+        answer = thread.submit(api.client.post, "/v1/signups", json=SIGNUP)
+        blocked = (
+            "select count(*) as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        while not database.one(blocked)["n"]:
+            assert not answer.done()
+        api.process.send_signal(signal.SIGTERM)
+        next(line for line in api.log if "Shutting down" in line)
+        holder.rollback()
+        assert answer.result().status_code == 201
+    assert api.process.wait(timeout=20) == 0
+    assert database.rows()["app.user"] == 1
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(api: Api, database: Database) -> None:
+    with socket.create_connection(("127.0.0.1", api.port)) as client:
+        client.sendall(
+            f"POST /v1/signups HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\nContent-Type: application/json\r\n"
+            'Content-Length: 100\r\n\r\n{"email": '.encode()
+        )
+    line = json.loads(next(line for line in api.log if "answered" in line))
+    assert (line["route"], line["status"]) == ("/v1/signups", 400)
+    assert not any(database.rows().values())
+    assert api.client.post("/v1/signups", json=SIGNUP).status_code == 201
+
+
+def test_what_a_client_that_left_asked_for_is_kept_whole(api: Api, database: Database) -> None:
+    """It left before the answer: its request was complete, so it is carried out, and a repeat learns of it."""
+    body = json.dumps(SIGNUP)
+    with psycopg.connect(database.url) as holder:
+        holder.execute("insert into app.user (id, email, name) values (gen_random_uuid(), 'ada@example.org', 'x')")
+        with socket.create_connection(("127.0.0.1", api.port)) as client:
+            client.sendall(
+                f"POST /v1/signups HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\nIdempotency-Key: k\r\n"
+                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            blocked = "select count(*) as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            while not database.one(blocked)["n"]:
+                pass
+        holder.rollback()
+    repeat = api.client.post(
+        "/v1/signups", content=body, headers={"Idempotency-Key": "k", "Content-Type": "application/json"}
+    )
+    assert (repeat.status_code, repeat.headers["idempotency-replayed"]) == (201, "true")
+    rows = database.rows()
+    assert (rows["app.user"], rows["outbox.task"]) == (1, 1)
+
+
+def test_logs_are_structured_and_hold_no_secret(api: Api) -> None:
+    api.client.post("/v1/signups", json=SIGNUP)
+    api.client.get("/nowhere?key=zq7marker")
+    api.process.send_signal(signal.SIGTERM)
+    said = list(api.log)
+    assert api.process.wait(timeout=20) == 0
+    lines = [json.loads(line) for line in said]
+    answered = [line for line in lines if line["event"] == "answered"]
+    assert [(line["route"], line["status"]) for line in answered] == [("/v1/signups", 201), ("unmatched", 404)]
+    assert all(line["request_id"] and line["timestamp"] for line in answered)
+    for secret in (ADMIN, SECRET_KEY, "ada@example.org", "zq7marker"):
+        assert secret not in "".join(said)
+
+
+def test_help_lists_the_variables() -> None:
+    told = CliRunner().invoke(cli, ["api", "--help"])
+    assert told.exit_code == 0
+    for name in ("DATABASE_URL", "SECRET_KEY", "MAIL_FROM", "API_HOST", "API_PORT", "SERVICE_BOOTSTRAP_API_KEY"):
+        assert name in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SECRET_KEY", "shrt"), ("MAIL_FROM", "nobody"), ("API_PORT", "99999"), ("SERVICE_BOOTSTRAP_API_KEY", "x-y-z")],
+)
+def test_a_setting_that_makes_no_sense_is_named_at_the_start(service_url: str, name: str, value: str) -> None:
+    outside.forget()
+    told = CliRunner().invoke(cli, ["api"], env=environment(service_url, **{name: value}))
+    outside.forget()
+    assert told.exit_code == 2
+    assert name in told.stderr
+    assert value not in told.output
+
+
+def test_the_import_opens_no_connection() -> None:
+    program = "import socket; socket.socket.connect = None; import service.app; service.app.app"
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment("postgresql://nobody@127.0.0.1:1/nothing"),
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
