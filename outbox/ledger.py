@@ -77,11 +77,17 @@ class Ledger:
 
     def __init__(self, schema: str = "outbox") -> None:
         self.schema = schema
+        self._named: dict[str, str] = {}
         self.enqueue_sql = self._of(ENQUEUE)
         self.enqueue_rest_sql = self._of(ENQUEUE_REST)
 
     def _of(self, sql: str) -> str:
-        return sql if self.schema == "outbox" else sql.replace("outbox.", f"{self.schema}.")
+        if self.schema == "outbox":
+            return sql
+        named = self._named.get(sql)
+        if named is None:
+            named = self._named[sql] = sql.replace("outbox.", f"{self.schema}.")
+        return named
 
     def _run(self, conn: Conn, sql: str, **params: Any) -> list[Any]:
         cursor = conn.execute(self._of(sql), params)
@@ -109,17 +115,16 @@ class Ledger:
     def claim_due(self, conn: Conn, *, room: Mapping[str, int], batch: int) -> list[Due]:
         """Lock up to `room` pending rows of each queue, `batch` in all, and answer their message bodies.
 
+        Queues are served in the order of `room`: rotate it, or the first one's backlog starves the others.
         The locks live as long as the caller's transaction, which must outlive the confirms.
         """
-        rows = self._run(conn, CLAIM_DUE, queues=list(room), rooms=[min(n, batch) for n in room.values()], batch=batch)
-        return [Due(*row) for row in rows]
+        wanted = {"queues": list(room), "rooms": [min(n, batch) for n in room.values()], "batch": batch}
+        return [Due(*row) for row in conn.execute(self._of(CLAIM_DUE), wanted, binary=True).fetchall()]
 
     def mark_published(self, conn: Conn, ids: Sequence[UUID], *, epochs: Mapping[str, int]) -> int:
         """Rows that are still pending become published, each in its queue's epoch. For confirmed rows only (I4)."""
-        rows = self._run(
-            conn, MARK_PUBLISHED, ids=_array(ids), queues=list(epochs), epochs=[int(e) for e in epochs.values()]
-        )
-        return len(rows)
+        wanted = {"ids": _array(id.hex for id in ids), "queues": list(epochs), "epochs": list(epochs.values())}
+        return conn.execute(self._of(MARK_PUBLISHED), wanted).rowcount
 
     def push_back(self, conn: Conn, refused: Sequence[tuple[UUID, str]]) -> None:
         """Rows that the broker refused wait, ever longer, with the reason: no attempt, and nobody is held up."""
@@ -398,7 +403,7 @@ def _columns(failures: Sequence[Failure]) -> dict[str, list[Any]]:
     }
 
 
-def _array(values: Iterable[UUID | float]) -> str:
+def _array(values: Iterable[UUID | float | str]) -> str:
     """A PostgreSQL array literal of plain values: a fifth of the cost of having the driver adapt each element."""
     return "{" + ",".join(map(str, values)) + "}"
 
@@ -521,7 +526,6 @@ from unnest(%(queues)s::text[], %(epochs)s::int[]) as q(name, epoch)
 where t.id = any(%(ids)s::uuid[])
 and t.state = 'pending'
 and q.name = t.queue
-returning t.id
 """
 
 PUSH_BACK = """

@@ -113,7 +113,7 @@ class Lane(threading.Thread):
         self.relay = relay
         self.number = number
         self._conn: Conn | None = None
-        self._single: set[object] = set()
+        self._turn = number
 
     def run(self) -> None:
         relay = self.relay
@@ -148,12 +148,18 @@ class Lane(threading.Thread):
             stall = relay.settings.confirm_timeout + timedelta(seconds=15)
             self._conn = relay.connect(f"lane {self.number}", idle_in_transaction=stall)
         with self._conn.transaction():
-            rows = relay.ledger.claim_due(self._conn, room=room, batch=batch)
+            rows = relay.ledger.claim_due(self._conn, room=self._rotated(room), batch=batch)
             if rows:
                 self._publish(self._conn, rows, epochs)
         relay.registry.took(rows)
         self._note_backlog(len(rows), batch)
         return len(rows)
+
+    def _rotated(self, room: dict[str, int]) -> dict[str, int]:
+        """Each claim begins with another queue: a backlog in one does not keep the others waiting."""
+        names = sorted(room)
+        self._turn = (self._turn + 1) % len(names)
+        return {name: room[name] for name in names[self._turn :] + names[: self._turn]}
 
     def _publish(self, conn: Conn, rows: list[Due], epochs: Mapping[str, int]) -> None:
         relay, began = self.relay, time.perf_counter()
