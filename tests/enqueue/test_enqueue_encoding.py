@@ -137,7 +137,8 @@ def test_subclasses_of_json_s_own_types_arrive_as_those(outbox: Outbox) -> None:
 
 def test_text_that_only_looks_like_an_escape_is_kept(outbox: Outbox) -> None:
     odd = ["\\u0000", "\\\\u0000", "\\ud800", '"', "\\", "</script>", "\u2028", "\x7f\x1f", "💣", "%s %(rows)s %%"]
-    id = outbox.add(message=a_message(*odd, **{"ключ %(x)s": odd}))
+    named: dict[str, Any] = {"ключ %(x)s": odd}
+    id = outbox.add(message=a_message(*odd, **named))
     row = outbox.row(id)
     assert row["args"] == odd
     assert row["kwargs"] == {"ключ %(x)s": odd}
@@ -168,12 +169,13 @@ def test_a_call_that_does_not_fit_the_actor_is_refused(outbox: Outbox, broker: S
 
     with outbox.session() as session:
         tasks: Any = OutboxTasks(session)
-        for told, args, kwargs in [
+        calls: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
             ("order_id", (), {}),
             ("too many", (1, 2), {}),
             ("copy", (1,), {"copy": "a"}),
             ("order_id", (1,), {"order_id": 2}),
-        ]:
+        ]
+        for told, args, kwargs in calls:
             with pytest.raises(ArgumentError, match=f"send_invoice: .*{told}"):
                 tasks.add_task(send_invoice, *args, **kwargs)
         tasks.add_task(send_invoice, 1, copy_to="a")
