@@ -217,7 +217,7 @@ def serve(scheduler: Scheduler, settings: Settings) -> int:
     while stopped is None and scheduler.alive:
         with suppress(Empty):
             stopped = told.get(timeout=0.5)
-    _within(timedelta(seconds=1.5), scheduler.stop)
+    _within(timedelta(seconds=0.7), scheduler.stop)
     health.stop()
     log.info("scheduler stopped")
     return 1 if stopped is None else 0

@@ -6,13 +6,10 @@ import dramatiq
 from periodiq import cron
 
 from outbox import OutboxBroker
-from outbox.cron import Cron
 
 NAMES = [f"tick_{number:02}" for number in range(40)]
 
 broker = OutboxBroker()
-if "periodic" not in broker.actor_options:
-    broker.add_middleware(Cron())
 dramatiq.set_broker(broker)
 
 for name in NAMES:

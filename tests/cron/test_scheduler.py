@@ -32,6 +32,8 @@ HERE = Path(__file__).parent
 NAMES = [f"tick_{number:02}" for number in range(40)]
 SCHEDULES = [Schedule(name, "default", "* * * * *", missed="all", missed_limit=10_000) for name in NAMES]
 PROGRAM = "import sys; from outbox.cron import main; from outbox.settings import Settings; sys.exit(main(Settings()))"
+#: Two seconds on a machine of one's own; the interpreter's end alone takes one where the tests of others run.
+AT_ONCE = 4
 OUR_BACKENDS = "pg_stat_activity where application_name = 'outbox scheduler' and datname = current_database()"
 
 
@@ -338,7 +340,7 @@ def test_sigterm_ends_a_scheduler_at_once_and_in_order(
     program = start(database_url, OUTBOX_HEALTH_PORT="0", LOG_FORMAT="json")
     eventually(lambda: one(conn, "select count(*) from outbox.worker where beat > 0"))
     code, seconds, logged = program.tell()
-    assert (code, seconds < 2) == (0, True)
+    assert (code, seconds < AT_ONCE) == (0, True)
     assert "health is served" in logged
     assert "scheduler stopped" in logged
     assert one(conn, "select count(*) from outbox.worker") == 0
@@ -351,7 +353,7 @@ def test_sigterm_ends_a_scheduler_whose_database_does_not_answer(start: Callable
         caller, _ = silent.accept()
         with caller:
             code, seconds, _ = program.tell()
-    assert (code, seconds < 2) == (0, True)
+    assert (code, seconds < AT_ONCE) == (0, True)
 
 
 def test_a_scheduler_waits_for_a_database_that_is_not_there_yet(
