@@ -57,9 +57,9 @@ def api() -> None:
             timeout_graceful_shutdown=int(settings.shutdown_grace.total_seconds()),
         )
     )
-    # When it has stopped, uvicorn raises the signal that stopped it once more: by then it must do nothing.
+    # Before uvicorn's own handlers stand, and after: when it has stopped, it raises the signal that stopped it again.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     server.run()
     raise typer.Exit(0 if server.started else 1)
 
