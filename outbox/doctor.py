@@ -70,7 +70,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _app(settings: Settings) -> Finding:
-    if settings.app is None:
+    if not settings.app:
         return Finding(
             "actors", "warning", "no module of actors is named: this machine can run no worker and no scheduler",
             "Set OUTBOX_APP, or give --app MODULE.",
@@ -269,6 +269,7 @@ select 'session', coalesce(nullif(a.application_name, ''), 'pid') || ' (pid ' ||
 from pg_stat_activity a
 where a.xact_start < clock_timestamp() - %(limit)s
 and a.datname = current_database()
+and a.pid <> pg_backend_pid()
 and (a.backend_xmin is not null or a.backend_xid is not null)
 and a.backend_type = 'client backend'
 union all
