@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from types import FrameType
 
 import psycopg
 
@@ -25,6 +23,7 @@ from outbox.metrics import CONFIRM_SECONDS, PUBLISHED, REFUSED, RELAY_READY
 from outbox.publisher import Publisher, Report, Unpublished
 from outbox.registry import Registry
 from outbox.settings import Settings
+from outbox.signals import StopSignal
 from outbox.topology import Topology
 from outbox.wake import CHANNEL
 
@@ -209,13 +208,7 @@ class Lane(threading.Thread):
 def main(settings: Settings) -> int:
     """Run a relay until SIGTERM or SIGINT. Answers the process's exit code."""
     logs.configure(settings.log_format, settings.log_level)
-    relay, stop = Relay(settings), threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    relay, stop = Relay(settings), StopSignal()
     RELAY_READY.set_function(lambda: float(relay.publisher.ready))
     health = Health(
         settings.health_host, settings.health_port, live=lambda: relay.alive, ready=lambda: relay.lease.valid

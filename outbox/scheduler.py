@@ -6,14 +6,10 @@ up where `fired_through` says.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
-from queue import Empty, SimpleQueue
-from types import FrameType
 
 import psycopg
 from prometheus_client import Counter, Histogram
@@ -26,6 +22,7 @@ from outbox.lease import Lease
 from outbox.ledger import Conn, Ledger
 from outbox.logs import get_logger
 from outbox.settings import Settings
+from outbox.signals import StopSignal
 from outbox.wake import CHANNEL
 
 __all__ = ["Scheduler", "main", "serve"]
@@ -200,27 +197,20 @@ def main(settings: Settings) -> int:
 
 def serve(scheduler: Scheduler, settings: Settings) -> int:
     """Run until SIGTERM or SIGINT: then 0, within two seconds, even when the database hangs. 1 when it broke down."""
-    told: SimpleQueue[int] = SimpleQueue()  # unlike an Event, a signal may interrupt it anywhere
-
-    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
-        told.put(number)
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    stop = StopSignal()
     health = Health(
         settings.health_host, settings.health_port, live=lambda: scheduler.alive, ready=lambda: scheduler.ready
     )
     health.start()
     scheduler.start()
     log.info("scheduler started")
-    stopped = None
-    while stopped is None and scheduler.alive:
-        with suppress(Empty):
-            stopped = told.get(timeout=0.5)
+    stopped = False
+    while not stopped and scheduler.alive:
+        stopped = stop.wait(timeout=0.5)
     _within(timedelta(seconds=0.7), scheduler.stop)
     health.stop()
     log.info("scheduler stopped")
-    return 1 if stopped is None else 0
+    return 0 if stopped else 1
 
 
 def _within(limit: timedelta, act: Callable[[], None]) -> None:

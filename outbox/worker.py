@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Sequence
 from datetime import timedelta
-from types import FrameType
 
 import dramatiq
 
@@ -16,6 +13,7 @@ from outbox.errors import ConfigurationError
 from outbox.health import Health
 from outbox.logs import get_logger
 from outbox.settings import Settings
+from outbox.signals import StopSignal
 
 __all__ = ["main"]
 
@@ -36,16 +34,7 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
         known = ", ".join(sorted(broker.get_declared_queues())) or "none"
         raise ConfigurationError(f"no actor uses the queue {', '.join(sorted(unknown))}; there are: {known}")
 
-    stop = threading.Event()
-
-    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise SystemExit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
-
+    stop = StopSignal()
     broker.emit_after("process_boot")
     worker = dramatiq.Worker(broker, queues=set(queues) or None, worker_threads=threads, worker_timeout=1000)
     worker.start()
