@@ -70,9 +70,10 @@ def enqueue_mail(session: Session, mail: Mail) -> Task:
     )
 
 
-# Tried again for about four days, as RFC 5321 §4.5.4.1 asks; the time limit leaves room for the final dot's patience.
+# Tried again for about four days, as RFC 5321 §4.5.4.1 asks; the time limit leaves room for the final
+# dot's patience, and is shorter than the half hour after which RabbitMQ takes a message back.
 @dramatiq.actor(
-    queue_name="mail", max_retries=24, min_backoff=30_000, max_backoff=6 * 3_600_000, time_limit=30 * 60_000
+    queue_name="mail", max_retries=24, min_backoff=30_000, max_backoff=6 * 3_600_000, time_limit=25 * 60_000
 )
 def send_mail(mail_id: str) -> None:
     """One SMTP conversation. Trouble of the transport costs no attempt; a mail that may have arrived is repeated at

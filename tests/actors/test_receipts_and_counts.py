@@ -46,11 +46,14 @@ class TestReceipt:
         assert row.mail_id == mail.id
         assert [task.id for task in bench.tasks("send_mail")] == [mail.id]
         message = message_from_bytes(mail.body, policy=policy.default)
-        (attachment,) = message.iter_attachments()  # type: ignore[attr-defined]
+        (attachment,) = message.iter_attachments()
         assert attachment.get_content_type() == "application/pdf"
         assert attachment.get_payload(decode=True) == row.pdf
-        assert "47.49 EUR" in message.get_body(("plain",)).get_content()  # type: ignore[attr-defined]
-        assert "TEA &lt;1&gt;" in message.get_body(("html",)).get_content()  # type: ignore[attr-defined]
+        plain, html = message.get_body(("plain",)), message.get_body(("html",))
+        assert plain is not None
+        assert html is not None
+        assert "47.49 EUR" in plain.get_content()
+        assert "TEA &lt;1&gt;" in html.get_content()
 
     def test_however_often_it_runs_one_mail_comes_of_it(self, bench: Bench) -> None:
         _, task_id = ordered(bench)

@@ -146,7 +146,11 @@ class TestHostileEndpoints:
 
     def test_an_endpoint_that_never_reads_costs_the_deadline(self) -> None:
         hold = threading.Event()
-        with endpoint(lambda stream: hold.wait(5) and None) as far:
+
+        def read_nothing(_stream: socket.socket) -> None:
+            hold.wait(5)
+
+        with endpoint(read_nothing) as far:
             result = timed(far, body=b"x" * 30_000_000)
             hold.set()
         assert isinstance(result, Unreachable)
