@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.orm import Session
 
-from outbox.fastapi import OutboxTasks, outbox_tasks
+from outbox.fastapi import OutboxTasks, outbox_depends
 from outbox.ledger import Conn
 from service.settings import Settings
 
@@ -65,7 +65,4 @@ def _milliseconds(span: timedelta) -> int:
 
 Db = Annotated[Session, Depends(get_session, scope="function")]
 #: A route that takes it answers 2xx only if the tasks of its session were committed.
-if TYPE_CHECKING:
-    Tasks = OutboxTasks
-else:
-    Tasks = outbox_tasks(get_session)
+Tasks = Annotated[OutboxTasks, outbox_depends(get_session)]
