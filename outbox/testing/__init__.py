@@ -25,6 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 import dramatiq
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from outbox.broker import OutboxBroker
@@ -48,12 +49,14 @@ def captured(*, sessions: Callable[[], Session] | None = None) -> Iterator[Captu
     """
     tasks = Captured(sessions)
     before = capture(tasks)
+    event.listen(Session, "after_commit", tasks.commits, insert=True)  # before `enqueue` forgets what was written
     _active.append(tasks)
     try:
         with patch.object(OutboxBroker, "_enqueue_now", lambda _broker, task: tasks.add([task])):
             yield tasks
     finally:
         _active.remove(tasks)
+        event.remove(Session, "after_commit", tasks.commits)
         capture(before)
 
 

@@ -144,9 +144,13 @@ class Captured:
             answer[task.id] = holder or task.id
         return answer
 
+    def commits(self, session: Session) -> None:
+        """A session commits: what survived its savepoints is enqueued."""
+        if not session.in_nested_transaction():
+            self.add(_written(session))
+
     def committed(self, session: Session) -> None:
-        """A session committed: what survived its savepoints is enqueued."""
-        self.add(_written(session))
+        """There is no relay to wake."""
 
     def add(self, tasks: Sequence[Task]) -> None:
         """These are enqueued, unless their unique key is taken."""
