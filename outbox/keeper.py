@@ -59,6 +59,9 @@ class Keeper:
         self._registry = registry
         self._wake = wake
         self._watch = Watch()
+        self._epochs: dict[str, int] = {}
+        self._look_often_until = self._look_again_at = 0.0
+        self._swept = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="outbox-keeper", daemon=True)
         seconds = timedelta(seconds=1)
@@ -120,10 +123,15 @@ class Keeper:
             self._wake.set()
 
     def _lanes(self, conn: Conn) -> None:
-        with conn.transaction():
-            granted = self._ledger.sweep_lanes(conn)
-        if granted:
-            self._wake.set()
+        """All lanes where somebody waits, or as many as a quarter of a second allows; the next time goes on there."""
+        began = time.monotonic()
+        while time.monotonic() - began < 0.25:
+            with conn.transaction():
+                granted, self._swept = self._ledger.sweep_lanes(conn, after=self._swept)
+            if granted:
+                self._wake.set()
+            if not self._swept:
+                return
 
     def _expire(self, conn: Conn) -> None:
         with conn.transaction():
@@ -147,7 +155,13 @@ class Keeper:
             self._wake.set()
 
     def _older_epochs(self, conn: Conn) -> None:
-        self._count_lost(self._ledger.republish_older_epochs(conn), "epoch")
+        """Looks through all published rows: often only while an epoch is young, when late marks may still name the old one."""
+        epochs, _ = self._registry.snapshot()
+        if epochs != self._epochs:
+            self._epochs, self._look_often_until = epochs, time.monotonic() + 10
+        if time.monotonic() < self._look_often_until or time.monotonic() >= self._look_again_at:
+            self._look_again_at = time.monotonic() + 15
+            self._count_lost(self._ledger.republish_older_epochs(conn), "epoch")
 
     def _overtaken(self, conn: Conn) -> None:
         self._count_lost(self._ledger.republish_overtaken(conn, margin=self._settings.lease * 3), "overtaken")
