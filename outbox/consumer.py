@@ -151,7 +151,7 @@ class OutboxConsumer(Consumer):
             return
         token = foreign.token_of(message)
         if token is None:
-            foreign.adopt(self._claims(), self._station.ledger, message, queue=self.queue_name)
+            foreign.adopt(self._claims(), self._station.ledger, message, queue=self.queue_name, body=body)
             self._tags.append(method.delivery_tag)
             self._flush()
             return

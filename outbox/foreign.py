@@ -14,7 +14,7 @@ from dramatiq.errors import DecodeError
 from uuid_utils.compat import uuid7
 
 from outbox.enqueue import row_of, task_of
-from outbox.ledger import Conn, Ledger
+from outbox.ledger import Conn, Ledger, cleaned
 from outbox.logs import get_logger
 
 __all__ = ["FENCE", "adopt", "decode", "set_aside", "token_of"]
@@ -32,6 +32,7 @@ def decode(body: bytes) -> dramatiq.Message[Any]:
         for name, kind in _FIELDS.items():
             if type(fields[name]) is not kind:
                 raise TypeError(f"{name} is not a {kind.__name__}")
+        fields["options"].pop("throws", None)  # types, which JSON cannot say: it would end the worker's thread
         return dramatiq.Message(**{**fields, "args": tuple(fields["args"])})
     except Exception as error:
         raise DecodeError("not a Dramatiq message", body, error) from error
@@ -45,8 +46,11 @@ def token_of(message: dramatiq.Message[Any]) -> tuple[UUID, UUID] | None:
         return None
 
 
-def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: str) -> None:
-    """Turn a foreign message into a row; acknowledge it only afterwards. A message that was adopted before is left alone."""
+def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: str, body: bytes) -> None:
+    """Turn a foreign message into a row; acknowledge it only afterwards. A message that was adopted before is left alone.
+
+    What cannot be a row, because its actor does not take it for instance, goes aside.
+    """
     try:
         own = UUID(str(message.message_id))
     except ValueError:
@@ -64,18 +68,18 @@ def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: 
     except (psycopg.OperationalError, psycopg.InterfaceError):
         raise
     except Exception as error:
-        set_aside(conn, ledger, queue=queue, body=message.encode(), error=error)
+        set_aside(conn, ledger, queue=queue, body=body, error=error)
 
 
 def set_aside(conn: Conn, ledger: Ledger, *, queue: str, body: bytes, error: Exception) -> None:
-    """Keep what cannot be run where operators look: in the audit log. It must not block the queue."""
-    log.error("message set aside", queue=queue, error=str(error), size=len(body))
-    kept = base64.b64encode(body[:16_384]).decode()
+    """Keep what cannot be run, whole, where operators look: in the audit log. It must not block the queue."""
+    why = cleaned(str(error), limit=500)
+    log.error("message set aside", queue=queue, error=why, size=len(body))
     ledger.audit(
         conn,
         who="worker",
         action="message set aside",
         subject=f"queue {queue}",
-        error=str(error)[:500],
-        body_base64=kept,
+        error=why,
+        body_base64=base64.b64encode(body).decode(),
     )
