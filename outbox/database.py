@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import psycopg
 
@@ -18,24 +17,31 @@ def connect(
     name: str,
     idle_in_transaction: timedelta | None = None,
     lock_timeout: timedelta = timedelta(seconds=30),
-    **options: Any,
+    pooled: bool = False,
 ) -> Conn:
-    """An autocommit connection; transactions are opened where they are meant.
+    """An autocommit connection; transactions are opened where they are meant, in READ COMMITTED: the ledger's guards
+    rely on seeing what was committed before each statement, whatever the database's default is.
 
-    `idle_in_transaction` bounds how long a stalled process can keep its row locks.
+    `idle_in_transaction` bounds how long a stalled process can keep its row locks. `pooled`: through PgBouncer in
+    transaction mode, which takes neither start-up options nor prepared statements: set the time-outs for the role.
     """
-    settings = f"-c statement_timeout=60000 -c lock_timeout={int(lock_timeout.total_seconds() * 1000)}"
+    settings = r"-c default_transaction_isolation=read\ committed"
+    settings += f" -c statement_timeout=60000 -c lock_timeout={_milliseconds(lock_timeout)}"
     if idle_in_transaction is not None:
-        settings += f" -c idle_in_transaction_session_timeout={int(idle_in_transaction.total_seconds() * 1000)}"
+        settings += f" -c idle_in_transaction_session_timeout={_milliseconds(idle_in_transaction)}"
     return psycopg.connect(
         conninfo,
         autocommit=True,
         connect_timeout=5,
         application_name=f"outbox {name}",
-        options=settings,
+        options=None if pooled else settings,
+        prepare_threshold=None if pooled else 5,
         keepalives_idle=10,
         keepalives_interval=3,
         keepalives_count=3,
         tcp_user_timeout=15_000,
-        **options,
     )
+
+
+def _milliseconds(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)

@@ -4,6 +4,9 @@ Every change of a task's state is guarded by its state and its token: the fence 
 run id for what has (I3). A late relay, worker or message copy therefore changes nothing; it is told so by an
 empty answer. All functions take a psycopg connection and leave the transaction to their caller.
 
+A row that a statement picks with a LIMIT is named by `= any(array(…))`, which is computed once: inside `in (…)` the
+planner may run the pick again for each row, and so change more rows than it was to.
+
 The statements name the schema `outbox`; `Ledger(schema=...)` puts another name in its place once, at the start.
 """
 
@@ -138,19 +141,25 @@ class Ledger:
         rows = self._run(conn, PROMOTE_DUE, limit=limit)
         return len(rows), sorted({lane for (lane,) in rows if lane is not None})
 
-    def grant(self, conn: Conn, lanes: Sequence[str], *, freed: Sequence[int] | None = None) -> int:
-        """Let the next of these lanes go: never more than the lane's limit, nor than the slots that were freed."""
-        if not lanes:
-            return 0
-        slots = list(freed) if freed is not None else [1_000_000] * len(lanes)
-        return len(self._run(conn, GRANT, lanes=list(lanes), freed=slots))
+    def grant(self, conn: Conn, lanes: Sequence[str]) -> int:
+        """Let the next of these lanes go, up to each lane's limit. Needs a transaction, in READ COMMITTED.
 
-    def sweep_lanes(self, conn: Conn) -> int:
-        """Grant what a race left waiting. One sweeper at a time; the others answer 0."""
+        Whatever adds to what is under way in a lane holds the lane's lock until its commit: here as in an enqueue,
+        so that no two of them take the same place. A lane that somebody has locked is left to the next sweep.
+        """
+        locked = [lane for (lane,) in self._run(conn, LOCK_LANES, lanes=sorted(lanes)[:LANES])]
+        return self._grant(conn, dict.fromkeys(locked, 1_000_000))
+
+    def sweep_lanes(self, conn: Conn, *, after: str = "") -> tuple[int, str]:
+        """Grant what a race left waiting, a page of lanes at a time, in the caller's transaction.
+
+        Answers how many, and the lane after which the next page begins; "" when all have been seen. One sweeper at a
+        time: the others answer (0, "").
+        """
         if not self._run(conn, "select pg_try_advisory_xact_lock(hashtextextended('outbox.sweep', 0))")[0][0]:
-            return 0
-        lanes = [lane for (lane,) in self._run(conn, WAITING_LANES)]
-        return self.grant(conn, lanes)
+            return 0, ""
+        page = self._run(conn, WAITING_LANES, after=after, limit=LANES)
+        return self.grant(conn, [lane for lane, free in page if free]), page[-1][0] if len(page) == LANES else ""
 
     def expire(self, conn: Conn, *, limit: int = 1000) -> list[str]:
         """Unstarted tasks past their `expires_at` end cancelled. Answers the lanes to grant."""
@@ -300,11 +309,17 @@ class Ledger:
         return [row[0] for row in rows]
 
     def _grant_after(self, conn: Conn, rows: Sequence[Any]) -> None:
+        """As many go as came free: that needs no lock, for nothing is added to what is under way."""
         freed: dict[str, int] = {}
         for _, lane in rows:
             if lane is not None:
                 freed[lane] = freed.get(lane, 0) + 1
-        self.grant(conn, list(freed), freed=list(freed.values()))
+        self._grant(conn, freed)
+
+    def _grant(self, conn: Conn, places: Mapping[str, int]) -> int:
+        if not places:
+            return 0
+        return len(self._run(conn, GRANT, lanes=list(places), places=list(places.values())))
 
     # ------------------------------------------------------------------ rescue
 
@@ -416,6 +431,9 @@ def cleaned(text: str, *, limit: int = 16_384) -> str:
     half = limit // 2 - 8
     return f"{text[:half]}\n[…]\n{text[-half:]}"
 
+
+#: Lanes that one transaction locks, and one sweep looks at.
+LANES = 500
 
 ENQUEUE = """
 with asked as (
@@ -540,69 +558,95 @@ and t.state = 'pending'
 PROMOTE_DUE = """
 update outbox.task t
 set state = case when t.lane like 'limit/%%' then 'waiting' else 'pending' end
-where t.id in (
+where t.id = any(array(
     select id
     from outbox.task
     where state = 'scheduled' and due_at <= clock_timestamp()
     order by due_at
     limit %(limit)s
-    for update skip locked)
+    for update skip locked))
 and t.state = 'scheduled'
 returning case when t.lane like 'limit/%%' then t.lane end
+"""
+
+LOCK_LANES = """
+select l.lane
+from unnest(%(lanes)s::text[]) as l(lane)
+where pg_try_advisory_xact_lock(hashtextextended('outbox.' || l.lane, 0))
 """
 
 GRANT = """
 update outbox.task t
 set state = case when t.due_at > clock_timestamp() then 'scheduled' else 'pending' end
-where t.id in (
+where t.id = any(array(
     select next.id
-    from unnest(%(lanes)s::text[], %(freed)s::int[]) as l(lane, freed)
+    from unnest(%(lanes)s::text[], %(places)s::int[]) as l(lane, places)
     cross join lateral (
-        select
-            count(*) filter (where a.state in ('pending', 'published', 'running')
-                or (a.state = 'scheduled' and a.lane like 'order/%%')) as taken,
-            max(coalesce(a.lane_limit, 1)) as room
+        select coalesce(w.lane_limit, 1) as room
+        from outbox.task w
+        where w.lane = l.lane and w.state = 'waiting'
+        order by w.position
+        limit 1
+    ) head
+    cross join lateral (
+        select count(*) as taken
         from outbox.task a
         where a.lane = l.lane
+        and a.state <> 'waiting'
+        and a.state = any(case when l.lane like 'order/%%' then '{scheduled,pending,published,running}'::text[]
+            else '{pending,published,running}' end)
     ) now
     cross join lateral (
         select w.id
         from outbox.task w
         where w.lane = l.lane and w.state = 'waiting'
         order by w.position
-        limit greatest(0, least(now.room - now.taken, l.freed))
+        limit greatest(0, least(head.room - now.taken, l.places))
         for update skip locked
     ) next
-    where not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds))
+    where not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds)))
 and t.state = 'waiting'
 returning t.id
 """
 
 WAITING_LANES = """
 with recursive lanes as (
-    (select t.lane from outbox.task t where t.lane is not null order by t.lane limit 1)
+    (select t.lane from outbox.task t where t.state = 'waiting' and t.lane > %(after)s order by t.lane limit 1)
     union all
-    select (select t.lane from outbox.task t where t.lane > l.lane order by t.lane limit 1)
+    select (select t.lane from outbox.task t where t.state = 'waiting' and t.lane > l.lane order by t.lane limit 1)
     from lanes l
     where l.lane is not null
 )
-select l.lane
-from lanes l
-where l.lane is not null
-and exists (select from outbox.task t where t.lane = l.lane and t.state = 'waiting')
-limit 10000
+select l.lane, head.room > now.taken and not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds)
+from (select lane from lanes where lane is not null limit %(limit)s) l
+cross join lateral (
+    select coalesce(w.lane_limit, 1) as room
+    from outbox.task w
+    where w.lane = l.lane and w.state = 'waiting'
+    order by w.position
+    limit 1
+) head
+cross join lateral (
+    select count(*) as taken
+    from outbox.task a
+    where a.lane = l.lane
+    and a.state <> 'waiting'
+    and a.state = any(case when l.lane like 'order/%%' then '{scheduled,pending,published,running}'::text[]
+        else '{pending,published,running}' end)
+) now
+order by l.lane
 """
 
 EXPIRE = """
 with gone as (
     delete from outbox.task t
-    where t.id in (
+    where t.id = any(array(
         select id
         from outbox.task
         where expires_at <= clock_timestamp() and state <> 'running'
         order by expires_at
         limit %(limit)s
-        for update skip locked)
+        for update skip locked))
     and t.state <> 'running'
     returning t.*
 ),
@@ -921,13 +965,13 @@ set state = 'pending', fence = gen_random_uuid(), alone = false, due_at = clock_
     reason = 'its worker does not know it',
     run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null
 where t.state = 'running'
-and t.id in (
+and t.id = any(array(
     select r.id
     from outbox.task r
     left join outbox.worker w on w.id = r.worker_id
     where r.state = 'running'
     and (w.id is null or (w.beat >= r.claimed_beat + 3 and r.run_id <> all(w.runs)))
-    for update of r skip locked)
+    for update of r skip locked))
 returning t.id
 """
 
@@ -944,7 +988,8 @@ moved as (
         failures, crashes, losses, null, null, attempts, %(reason)s
     from gone
 )
-select id, lane from gone
+select id, case when state in ('pending', 'published') or (state = 'scheduled' and lane like 'order/%%') then lane end
+from gone
 """
 
 REQUEST_CANCEL = """
@@ -1037,7 +1082,7 @@ order by c.relname
 
 PURGE_DEAD = """
 delete from outbox.dead d
-where d.id in (select id from outbox.dead where finished_at < %(before)s order by finished_at limit %(limit)s)
+where d.id = any(array(select id from outbox.dead where finished_at < %(before)s order by finished_at limit %(limit)s))
 returning d.id
 """
 

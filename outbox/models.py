@@ -111,7 +111,8 @@ class Task(Base):
         Index("task_scheduled", "due_at", postgresql_where=text("state = 'scheduled'")),
         Index("task_published", "queue", "published_at", postgresql_where=text("state = 'published'")),
         Index("task_running", "worker_id", postgresql_where=text("state = 'running'")),
-        Index("task_lane", "lane", "position", postgresql_where=text("lane is not null")),
+        Index("task_waiting", "lane", "position", postgresql_where=text("state = 'waiting'")),
+        Index("task_lane", "lane", "state", postgresql_where=text("lane is not null and state <> 'waiting'")),
         Index("task_expires", "expires_at", postgresql_where=text("expires_at is not null")),
         Index(
             "task_unique",

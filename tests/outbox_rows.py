@@ -55,7 +55,10 @@ class Outbox:
 
     def all(self, table: str = "task") -> list[Row]:
         """Every row of a table of the outbox, by age of the task."""
-        statement = sql.SQL("select * from {} order by created_at, id").format(sql.Identifier(self.schema, table))
+        return self._rows(table, sql.SQL("order by created_at, id"))
+
+    def _rows(self, table: str, which: sql.Composable) -> list[Row]:
+        statement = sql.SQL("select * from {} {}").format(sql.Identifier(self.schema, table), which)
         with self.conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(statement).fetchall()
 
@@ -64,7 +67,8 @@ class Outbox:
 
     def row(self, id: UUID) -> Row:
         """The task's row, in whichever table it stands."""
-        found = [row for table in ("task", "history", "dead") for row in self.all(table) if row["id"] == id]
+        which = sql.SQL("where id = {}").format(id)
+        found = [row for table in ("task", "history", "dead") for row in self._rows(table, which)]
         assert len(found) == 1, f"{len(found)} rows of {id}"
         return found[0]
 
@@ -132,7 +136,7 @@ class Outbox:
 
     def sweep(self) -> int:
         with self.conn.transaction():
-            return self.ledger.sweep_lanes(self.conn)
+            return self.ledger.sweep_lanes(self.conn)[0]
 
 
 def finished(claimed: Claimed) -> Finished:

@@ -128,16 +128,16 @@ def test_a_transaction_that_loses_its_key_goes_on_with_all_else(outbox: Outbox) 
 
 
 def test_transactions_that_add_the_same_keys_in_opposite_order_do_not_deadlock(outbox: Outbox) -> None:
-    errors: list[BaseException] = []
+    errors, barrier = list[BaseException](), threading.Barrier(2)
 
     def add_all(keys: str) -> None:
         try:
-            for _ in range(30):
+            for turn in range(30):
+                barrier.wait(10)
                 with outbox.session() as session:
                     for key in keys:
-                        add(session, key)
+                        add(session, f"{key}{turn}")
                     session.commit()
-                outbox.conn.execute("delete from outbox.task")
         except BaseException as error:
             errors.append(error)
 
@@ -147,6 +147,7 @@ def test_transactions_that_add_the_same_keys_in_opposite_order_do_not_deadlock(o
     for thread in threads:
         thread.join()
     assert errors == []
+    assert len(outbox.ids()) == 30 * 8
 
 
 def test_many_concurrent_transactions_make_exactly_one_task_of_a_key(outbox: Outbox) -> None:

@@ -61,7 +61,8 @@ create index task_pending on outbox.task (queue, priority, due_at) where state =
 create index task_scheduled on outbox.task (due_at) where state = 'scheduled';
 create index task_published on outbox.task (queue, published_at) where state = 'published';
 create index task_running on outbox.task (worker_id) where state = 'running';
-create index task_lane on outbox.task (lane, position) where lane is not null;
+create index task_waiting on outbox.task (lane, position) where state = 'waiting';
+create index task_lane on outbox.task (lane, state) where lane is not null and state <> 'waiting';
 create index task_expires on outbox.task (expires_at) where expires_at is not null;
 create unique index task_unique on outbox.task (unique_key) where unique_key is not null and not started;
 
@@ -182,7 +183,8 @@ begin
             new.state := 'waiting';
         end if;
     elsif new.lane like 'order/%' then
-        if exists (select from outbox.task t where t.lane = new.lane)
+        if exists (select from outbox.task t where t.lane = new.lane and t.state <> 'waiting')
+        or exists (select from outbox.task t where t.lane = new.lane and t.state = 'waiting')
         or exists (select from outbox.dead d where d.lane = new.lane and d.lane_holds) then
             new.state := 'waiting';
         end if;
@@ -190,7 +192,7 @@ begin
         if exists (select from outbox.task t where t.lane = new.lane and t.state = 'waiting')
         or new.lane_limit <= (
             select count(*) from outbox.task t
-            where t.lane = new.lane and t.state in ('pending', 'published', 'running')
+            where t.lane = new.lane and t.state <> 'waiting' and t.state in ('pending', 'published', 'running')
         ) then
             new.state := 'waiting';
         end if;
