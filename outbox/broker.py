@@ -143,14 +143,18 @@ class OutboxBroker(RabbitmqBroker):
             self.emit_after("declare_queue", queue_name)
 
     def connect(self, name: str, **options: Any) -> Conn:
-        return database.connect(self.settings.conninfo, name=name, **options)
+        return database.connect(self.settings.conninfo, name=name, pooled=self.settings.pooled, **options)
 
     def engine(self) -> Engine:
         """The engine of the sessions in which actors write (I9)."""
         with self._lock:
             if self._engine is None:
                 self._engine = create_engine(
-                    self.settings.sqlalchemy_url, pool_size=8, max_overflow=64, pool_pre_ping=True
+                    self.settings.sqlalchemy_url,
+                    pool_size=8,
+                    max_overflow=64,
+                    pool_pre_ping=True,
+                    connect_args={"prepare_threshold": None} if self.settings.pooled else {},
                 )
             return self._engine
 

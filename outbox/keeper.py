@@ -92,7 +92,9 @@ class Keeper:
         conn: Conn | None = None
         while not self._stopping.is_set():
             try:
-                conn = conn or database.connect(self._settings.conninfo, name="relay keeper", pooled=self._settings.pooled)
+                conn = conn or database.connect(
+                    self._settings.conninfo, name="relay keeper", pooled=self._settings.pooled
+                )
                 self._do_what_is_due(conn)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 log.warning("keeper waits for the database", error=str(error).strip())

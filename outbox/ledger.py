@@ -1082,7 +1082,13 @@ order by c.relname
 
 PURGE_DEAD = """
 delete from outbox.dead d
-where d.id = any(array(select id from outbox.dead where finished_at < %(before)s order by finished_at limit %(limit)s))
+where d.id = any(array(
+    select old.id
+    from outbox.dead old
+    where old.finished_at < %(before)s
+    and not (old.lane_holds and exists (select from outbox.task t where t.lane = old.lane and t.state = 'waiting'))
+    order by old.finished_at
+    limit %(limit)s))
 returning d.id
 """
 

@@ -55,7 +55,10 @@ def configure(style: Literal["console", "json"], level: str = "INFO") -> None:
     last: Any = (
         structlog.processors.JSONRenderer()
         if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the pretty ones print local variables, secrets too
+        )
     )
     before: list[Any] = [structlog.processors.format_exc_info] if style == "json" else []
     out = logging.StreamHandler(sys.stderr)

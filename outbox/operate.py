@@ -26,10 +26,9 @@ def retry(conn: Conn, ledger: Ledger, id: UUID, *, who: str) -> None:
 
     Raises TaskNotFound or WrongState; then nothing changed.
     """
-    before = _look(conn, ledger, id)
     if not ledger.retry(conn, id):
-        raise WrongState(_why_no_retry(before))
-    ledger.audit(conn, who=who, action="retry", subject=str(id), was=before.state)
+        raise WrongState(_why_no_retry(_look(conn, ledger, id)))
+    ledger.audit(conn, who=who, action="retry", subject=str(id))
 
 
 def cancel(
@@ -39,11 +38,11 @@ def cancel(
 
     Raises TaskNotFound or WrongState; then nothing changed.
     """
-    before = _look(conn, ledger, id)
     outcome = ledger.cancel(conn, id, reason=reason or f"cancelled by {who}")
     if outcome is None:
-        raise WrongState(f"Task {id} is {before.state}: only an unfinished task can be cancelled.")
-    ledger.audit(conn, who=who, action="cancel", subject=str(id), was=before.state, outcome=outcome, reason=reason)
+        state = _look(conn, ledger, id).state
+        raise WrongState(f"Task {id} is {state}: only an unfinished task can be cancelled.")
+    ledger.audit(conn, who=who, action="cancel", subject=str(id), outcome=outcome, reason=reason)
     return "cancelled" if outcome == "cancelled" else "requested"
 
 
@@ -61,11 +60,10 @@ def reschedule(
     Raises ArgumentError unless exactly one of the two is given and makes sense; TaskNotFound or WrongState.
     """
     _check_time(run_at, delay)
-    before = _look(conn, ledger, id)
     due = ledger.reschedule(conn, id, run_at=run_at, delay=delay)
     if due is None:
-        raise WrongState(_why_no_reschedule(before))
-    ledger.audit(conn, who=who, action="reschedule", subject=str(id), was=before.due_at, due_at=due)
+        raise WrongState(_why_no_reschedule(_look(conn, ledger, id)))
+    ledger.audit(conn, who=who, action="reschedule", subject=str(id), due_at=due)
     return due
 
 

@@ -202,6 +202,7 @@ class Reader:
     ) -> tuple[list[TaskView], str | None]:
         """A page of tasks, newest id first, and the cursor of the next page (None at the end).
 
+        Ids are UUIDv7, so that is the order of their making; an id given from outside falls where its digits put it.
         `since` is about `created_at`. Filters narrow what is shown, not what is read: see the statement's cost.
         Raises ArgumentError for an unknown state, a bad cursor, a limit outside 1 to 1000.
         """

@@ -144,9 +144,7 @@ class Registry:
             taken = self._taken[name]
         depth = self._depth(self._topology.queue(name))
         if depth is None:
-            self._topology.ensure(
-                self._amqp(), lambda: database.connect(self._settings.conninfo, name="relay epoch"), name
-            )
+            self._topology.ensure(self._amqp(), lambda: self._connect("epoch"), name)
             self._hurry.set()
             depth = 0
         with self._lock:
@@ -210,9 +208,12 @@ class Registry:
             self._channel = self._amqp().channel()
         return self._channel
 
+    def _connect(self, name: str) -> Conn:
+        return database.connect(self._settings.conninfo, name=f"relay {name}", pooled=self._settings.pooled)
+
     def _database(self) -> Conn:
         if self._conn is None or self._conn.closed:
-            self._conn = database.connect(self._settings.conninfo, name="relay registry")
+            self._conn = self._connect("registry")
         return self._conn
 
     def _drop(self) -> None:

@@ -79,7 +79,12 @@ class Relay:
         return all(lane.is_alive() for lane in self.lanes) and self.keeper.alive and self.registry.alive
 
     def connect(self, name: str, *, idle_in_transaction: timedelta | None = None) -> Conn:
-        return database.connect(self.settings.conninfo, name=f"relay {name}", idle_in_transaction=idle_in_transaction)
+        return database.connect(
+            self.settings.conninfo,
+            name=f"relay {name}",
+            idle_in_transaction=idle_in_transaction,
+            pooled=self.settings.pooled,
+        )
 
     def _broker_is_back(self) -> None:
         self.registry.verify_all()

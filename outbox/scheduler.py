@@ -51,10 +51,12 @@ class Scheduler:
         conninfo: str,
         *,
         lease: timedelta = timedelta(seconds=10),
+        pooled: bool = False,
     ) -> None:
         self._declared = {schedule.name: schedule for schedule in schedules}
         self._ledger = ledger
         self._conninfo = conninfo
+        self._pooled = pooled
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-scheduler", daemon=True)
         self._lease = Lease(ledger, lambda: self._connect("scheduler lease"), kind="scheduler", lease=lease)
@@ -107,7 +109,9 @@ class Scheduler:
                 pause = min(pause * 2, 5.0)
 
     def _connect(self, name: str) -> Conn:
-        return database.connect(self._conninfo, name=name, idle_in_transaction=timedelta(seconds=15))
+        return database.connect(
+            self._conninfo, name=name, idle_in_transaction=timedelta(seconds=15), pooled=self._pooled
+        )
 
     def _declare(self, conn: Conn, names: Iterable[str]) -> None:
         for name in names:
@@ -192,7 +196,9 @@ def main(settings: Settings) -> int:
     if not schedules:
         log.warning("no actor declares a schedule", app=settings.app)
     ledger = Ledger(settings.schema_name)
-    return serve(Scheduler(schedules, ledger, settings.conninfo, lease=settings.lease), settings)
+    return serve(
+        Scheduler(schedules, ledger, settings.conninfo, lease=settings.lease, pooled=settings.pooled), settings
+    )
 
 
 def serve(scheduler: Scheduler, settings: Settings) -> int:

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
     shutdown_grace: Duration = Field(default=timedelta(seconds=30), description="time that SIGTERM leaves to what runs")
 
     @property
+    def pooled(self) -> bool:
+        """Whether connections go through PgBouncer in transaction mode: then nobody can listen either."""
+        return not self.listen
+
+    @property
     def schema_name(self) -> str:
         return self.schema_
 

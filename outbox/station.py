@@ -66,6 +66,7 @@ class Station:
         self._leaving: list[Run] = []
         self._alone: OutboxConsumer | None = None
         self.stopping = False
+        self._leave = threading.Event()
         self.settler = Settler(ledger, lambda: connect("settle"), settled=self._settled)
         self.lease = Lease(
             ledger, lambda: connect("lease"), kind="worker", lease=lease, threads=threads, report=self._report,
@@ -81,6 +82,7 @@ class Station:
     def drain(self) -> None:
         """Claim nothing more; what has not started goes to others at once."""
         self.stopping = True
+        self._leave.set()
         try:
             self._give_back(older_than=0.0)
         except psycopg.Error as error:
@@ -204,8 +206,7 @@ class Station:
     # ------------------------------------------------------------------ housekeeping
 
     def _keep(self) -> None:
-        while not self.stopping:
-            time.sleep(PATIENCE / 4)
+        while not self._leave.wait(PATIENCE / 4):
             try:
                 self._end_what_died()
                 self._tend()

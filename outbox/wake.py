@@ -46,7 +46,9 @@ class Waker:
             try:
                 if self._connection is None or self._connection.closed:
                     args, options = self._connect
-                    self._connection = psycopg.connect(*args, autocommit=True, connect_timeout=5, **options)
+                    self._connection = psycopg.connect(
+                        *args, autocommit=True, connect_timeout=5, prepare_threshold=None, **options
+                    )
                 self._connection.execute(f"notify {CHANNEL}")
             except psycopg.Error as error:
                 log.debug("wake-up not sent, the poll will find the rows", error=str(error))
@@ -69,7 +71,7 @@ def wake(session: Session) -> None:
     waker = _wakers.get(key)
     if waker is None:
         args, options = bind.dialect.create_connect_args(url)
-        for ours in ("autocommit", "connect_timeout"):
+        for ours in ("autocommit", "connect_timeout", "prepare_threshold"):
             options.pop(ours, None)
         waker = _wakers[key] = Waker(*args, **options)
     waker.wake()

@@ -62,14 +62,14 @@ def stats(
 WORKERS = (
     Column("id", lambda w: w.id),
     Column("kind", lambda w: w.kind),
-    Column("host", lambda w: w.host),
+    Column("host", lambda w: w.host, width=100),
     Column("pid", lambda w: w.pid, right=True),
     Column("alive", lambda w: w.alive, lambda alive: "[green]yes[/]" if alive else "[red]no[/]"),
     Column("silent", lambda w: w.silent, show.age, right=True),
     Column("threads", lambda w: w.threads, right=True),
-    Column("held", lambda w: w.held, right=True),
+    Column("held", lambda w: w.held, right=True, width=100),
     Column("running", lambda w: len(w.running), right=True),
-    Column("started", lambda w: w.started_at),
+    Column("started", lambda w: w.started_at, width=140),
     Column("queues", lambda w: ",".join(w.queues)),
 )
 

@@ -68,7 +68,8 @@ def resume(name: Name, who: Who = None, json: Json = False) -> None:
 
 
 def _count(state: str) -> Column:
-    return Column(state, lambda q: q.counts.get(state, 0), right=True)
+    wide = state in ("published", "retrying", "waiting")
+    return Column(state, lambda q: q.counts.get(state, 0), right=True, width=100 if wide else 0)
 
 
 COLUMNS = (
@@ -77,5 +78,5 @@ COLUMNS = (
     Column("workers", lambda q: q.workers, right=True),
     *map(_count, ("pending", "published", "running", "scheduled", "retrying", "waiting")),
     Column("oldest due", lambda q: q.oldest_due, show.age, right=True),
-    Column("epoch", lambda q: q.epoch, right=True),
+    Column("epoch", lambda q: q.epoch, right=True, width=100),
 )

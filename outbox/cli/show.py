@@ -34,12 +34,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
 
 
 class Column(NamedTuple):
-    """A column: its heading, its value, and how a person reads that value on a terminal."""
+    """A column: its heading, its value, how a person reads that value on a terminal, and from which width on."""
 
     heading: str
     value: Callable[[Any], Any]
     human: Callable[[Any], str] | None = None
     right: bool = False
+    width: int = 0
 
 
 def table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str) -> None:
@@ -50,13 +51,17 @@ def table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str) -> None
         return
     from rich.table import Table
 
+    console = _stdout()
+    columns = [column for column in columns if column.width <= console.width]
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        drawn.add_column(column.heading, justify="right" if column.right else "left", overflow="fold")
+        drawn.add_column(
+            column.heading, justify="right" if column.right else "left", overflow="fold", no_wrap=column.heading == "id"
+        )
     for row in rows:
         drawn.add_row(*(_human(column, row) for column in columns))
     if drawn.row_count:
-        _stdout().print(drawn)
+        console.print(drawn)
     else:
         note(empty)
 

@@ -203,19 +203,20 @@ def _say_attempt(number: int, attempt: AttemptView) -> None:
     took = ""
     if attempt.started_at and attempt.finished_at:
         took = show.age(attempt.finished_at - attempt.started_at)
-    show.record(
-        {
-            f"attempt {number}": attempt.outcome,
-            "  run": attempt.run,
-            "  worker": attempt.worker,
-            "  started": attempt.started_at,
-            "  finished": attempt.finished_at,
-            "  took": took,
-            "  error": attempt.error,
-            "  traceback": None if show.on_terminal() else attempt.traceback,
-        }
-    )
-    if show.on_terminal() and attempt.traceback:
+    fields = {
+        f"attempt {number}": attempt.outcome,
+        "  run": attempt.run,
+        "  worker": attempt.worker,
+        "  started": attempt.started_at,
+        "  finished": attempt.finished_at,
+        "  took": took,
+        "  error": attempt.error,
+    }
+    if not show.on_terminal():
+        show.record({**fields, "  traceback": attempt.traceback})
+        return
+    show.record(fields)
+    if attempt.traceback:
         show.block(attempt.traceback)
 
 
@@ -229,12 +230,12 @@ COLUMNS = (
     Column("id", lambda t: t.id),
     Column("state", lambda t: t.state, show.state),
     Column("actor", lambda t: t.actor),
-    Column("queue", lambda t: t.queue),
-    Column("created", lambda t: t.created_at),
-    Column("due", lambda t: t.due_at),
-    Column("finished", lambda t: t.finished_at),
-    Column("failures", lambda t: t.failures, right=True),
+    Column("queue", lambda t: t.queue, width=100),
+    Column("created", lambda t: t.created_at, width=120),
+    Column("due", lambda t: t.due_at, width=180),
+    Column("finished", lambda t: t.finished_at, width=160),
+    Column("failures", lambda t: t.failures, right=True, width=100),
     Column("args", lambda t: t.args),
-    Column("kwargs", lambda t: t.kwargs),
-    Column("reason", lambda t: t.reason),
+    Column("kwargs", lambda t: t.kwargs, width=180),
+    Column("reason", lambda t: t.reason, width=140),
 )

@@ -59,8 +59,10 @@ def _moved(text: str, now: datetime, sign: int) -> datetime:
 
 
 def in_words(span: timedelta) -> str:
-    """Two figures that matter: `350 ms`, `4.2 s`, `3m 12s`, `5h 2m`, `12d 4h`."""
+    """Two figures that matter: `0.4 ms`, `350 ms`, `4.2 s`, `3m 12s`, `5h 2m`, `12d 4h`."""
     seconds = abs(span.total_seconds())
+    if seconds < 0.01:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
