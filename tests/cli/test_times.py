@@ -47,5 +47,5 @@ def test_what_lies_beyond_the_calendar(text: str) -> None:
 
 
 def test_spans_in_words() -> None:
-    spans = (0.35, 4.2, 192, 18_120, 1_051_200)
-    assert [in_words(timedelta(seconds=s)) for s in spans] == ["350 ms", "4.2 s", "3m 12s", "5h 2m", "12d 4h"]
+    spans = (0.0004, 0.35, 4.2, 192, 18_120, 1_051_200)
+    assert [in_words(timedelta(seconds=s)) for s in spans] == ["0.4 ms", "350 ms", "4.2 s", "3m 12s", "5h 2m", "12d 4h"]
