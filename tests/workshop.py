@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import dramatiq
@@ -28,6 +27,7 @@ from outbox.station import Station
 
 __all__ = ["Declare", "Fate", "MakeWorkshop", "Workshop", "make_workshop", "vhost_url", "workshop"]
 
+T = TypeVar("T")
 Declare = Callable[[Callable[..., Any]], dramatiq.Actor[..., Any]]
 
 FATES = """
@@ -128,6 +128,24 @@ class Workshop:
     def fate(self, id: str | UUID) -> Fate:
         return self.fates()[UUID(str(id))]
 
+    def await_that(self, condition: Callable[[], T], timeout: timedelta = SOON) -> T:
+        """As `awaiting.await_that`; what it says when it fails holds the tasks and the station too."""
+        try:
+            return await_that(condition, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.describe()}") from None
+
+    def describe(self) -> str:
+        """What a test that failed wants to know."""
+        station = self.broker.station
+        lines = [repr(fate) for fate in self.fates().values()]
+        if station is not None:
+            lines.append(f"in hand {station._in_hand}, room {station.room()}, alone {station._alone}")
+            lines += [f"{run.message} started {run.started} {run.outcome}" for run, _, _ in station._runs.values()]
+            lines += [f"{each.queue_name}: {each.unclaimed} unclaimed" for each in station._consumers.values()]
+        rows = self.db.execute("select kind, beat, queues, unclaimed, cardinality(runs) from outbox.worker").fetchall()
+        return "\n".join(lines + [str(row) for row in rows])
+
     def await_state(self, id: str | UUID, *states: str, timeout: timedelta = SOON) -> Fate:
         """The task's fate, once its state is one of these."""
 
@@ -135,10 +153,7 @@ class Workshop:
             fate = self.fates().get(UUID(str(id)))
             return fate if fate is not None and fate.state in states else None
 
-        try:
-            found = await_that(reached, timeout)
-        except AssertionError:
-            raise AssertionError(f"not {' or '.join(states)} within {timeout}: {self.fates()}") from None
+        found = self.await_that(reached, timeout)
         assert found is not None
         return found
 
@@ -149,10 +164,7 @@ class Workshop:
             fates = self.fates()
             return fates if len(fates) == count and {fate.state for fate in fates.values()} == {state} else None
 
-        try:
-            found = await_that(reached, timeout)
-        except AssertionError:
-            raise AssertionError(f"not {count} {state} within {timeout}: {self.fates()}") from None
+        found = self.await_that(reached, timeout)
         assert found is not None
         return found
 
@@ -168,19 +180,6 @@ class Workshop:
 
     def queue(self, name: str = "default") -> str:
         return self.broker.topology.queue(name)
-
-    def body(self, **fields: Any) -> bytes:
-        """The body of a message as any Dramatiq producer would send it."""
-        whole: dict[str, Any] = {
-            "queue_name": "default",
-            "actor_name": "note",
-            "args": [1],
-            "kwargs": {},
-            "options": {},
-            "message_id": "x",
-            "message_timestamp": 1,
-        }
-        return json.dumps({name: value for name, value in {**whole, **fields}.items() if value is not ...}).encode()
 
 
 MakeWorkshop = Callable[..., Workshop]
