@@ -32,7 +32,12 @@ def ours(name: str | None, kind: str, parents: dict[str, str | None]) -> bool:
 options = {"target_metadata": target_metadata, "include_schemas": True, "include_name": ours}
 
 if context.is_offline_mode():
-    context.configure(url=settings.sqlalchemy_url, literal_binds=True, **options)
+    context.configure(
+        url=settings.sqlalchemy_url,
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},  # else every % of a script is doubled
+        **options,
+    )
     with context.begin_transaction():
         context.run_migrations()
 elif (given := config.attributes.get("connection")) is not None:

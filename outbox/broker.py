@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from dramatiq.broker import Consumer
@@ -24,6 +24,7 @@ from dramatiq.middleware import (
 )
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
 
 from outbox import database
 from outbox.cron import Cron
@@ -141,6 +142,16 @@ class OutboxBroker(RabbitmqBroker):
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
+
+    def declare_actor(self, actor: Any) -> None:
+        """As Dramatiq; the ids of the actor's messages are UUIDv7, so that tasks sort by the time they were sent."""
+        super().declare_actor(actor)
+        build = actor.message_with_options
+
+        def message_with_options(**options: Any) -> Message[Any]:
+            return cast("Message[Any]", build(**options).copy(message_id=str(uuid7())))
+
+        actor.message_with_options = message_with_options
 
     def connect(self, name: str, **options: Any) -> Conn:
         return database.connect(self.settings.conninfo, name=name, pooled=self.settings.pooled, **options)

@@ -7,6 +7,10 @@ empty answer. All functions take a psycopg connection and leave the transaction 
 A row that a statement picks with a LIMIT is named by `= any(array(…))`, which is computed once: inside `in (…)` the
 planner may run the pick again for each row, and so change more rows than it was to.
 
+The guard of a row that is named by its id says `state = (select 'running')`, which no partial index answers. With the
+bare constant the planner, believing that a state is rare, would look for the row among all that are in that state, and
+all that were since the last vacuum.
+
 The statements name the schema `outbox`; `Ledger(schema=...)` puts another name in its place once, at the start.
 """
 
@@ -542,7 +546,7 @@ update outbox.task t
 set state = 'published', published_at = clock_timestamp(), epoch = q.epoch, reason = null
 from unnest(%(queues)s::text[], %(epochs)s::int[]) as q(name, epoch)
 where t.id = any(%(ids)s::uuid[])
-and t.state = 'pending'
+and t.state = (select 'pending')
 and q.name = t.queue
 """
 
@@ -552,7 +556,7 @@ set state = 'scheduled', refusals = t.refusals + 1, reason = r.reason,
     due_at = clock_timestamp() + least(5 * 2 ^ least(t.refusals, 10), 600) * interval '1 second'
 from unnest(%(ids)s::uuid[], %(reasons)s::text[]) as r(id, reason)
 where t.id = r.id
-and t.state = 'pending'
+and t.state = (select 'pending')
 """
 
 PROMOTE_DUE = """
@@ -565,7 +569,7 @@ where t.id = any(array(
     order by due_at
     limit %(limit)s
     for update skip locked))
-and t.state = 'scheduled'
+and t.state = (select 'scheduled')
 returning case when t.lane like 'limit/%%' then t.lane end
 """
 
@@ -605,7 +609,7 @@ where t.id = any(array(
         for update skip locked
     ) next
     where not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds)))
-and t.state = 'waiting'
+and t.state = (select 'waiting')
 returning t.id
 """
 
@@ -720,7 +724,7 @@ returning t.id
 RETURN_DEAD_LETTER = """
 update outbox.task t
 set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
-where t.id = %(id)s and t.fence = %(fence)s and t.state = 'published'
+where t.id = %(id)s and t.fence = %(fence)s and t.state = (select 'published')
 returning t.id
 """
 
@@ -797,7 +801,7 @@ left join outbox.task t on t.id = a.id
 CLAIMS_OF = """
 select t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
 from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
-join outbox.task t on t.id = a.id and t.run_id = a.run_id and t.state = 'running' and t.worker_id = %(worker)s
+join outbox.task t on t.id = a.id and t.run_id = a.run_id and t.state = (select 'running') and t.worker_id = %(worker)s
 """
 
 GIVE_BACK = """
@@ -805,7 +809,7 @@ update outbox.task t
 set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
     published_at = null, epoch = null, fence = gen_random_uuid()
 from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
-where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
 returning t.id
 """
 
@@ -813,7 +817,7 @@ RECORD_SUCCESSES = """
 with done as (
     delete from outbox.task t
     using unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[]) as a(id, run_id, ran, ago)
-    where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+    where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
     returning t.*, a.ran, a.ago
 ),
 moved as (
@@ -844,7 +848,7 @@ set state = 'scheduled', fence = gen_random_uuid(), due_at = clock_timestamp() +
         'started_at', clock_timestamp() - (a.ago + a.ran) * interval '1 second',
         'finished_at', clock_timestamp() - a.ago * interval '1 second')
 from failed a
-where t.id = a.id and t.run_id = a.run_id and t.state = 'running' and not t.cancel_requested
+where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running') and not t.cancel_requested
 returning t.id, case when t.lane like 'limit/%%' then t.lane end
 """
 
@@ -858,7 +862,7 @@ with failed as (
 done as (
     delete from outbox.task t
     using failed a
-    where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+    where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
     returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts
 ),
 moved as (
@@ -887,7 +891,7 @@ with failed as (
 done as (
     delete from outbox.task t
     using failed a
-    where t.id = a.id and t.run_id = a.run_id and t.state = 'running'
+    where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
     returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts
 ),
 moved as (
@@ -964,7 +968,7 @@ set state = 'pending', fence = gen_random_uuid(), alone = false, due_at = clock_
     suspect = t.suspect or not exists (select from outbox.worker w where w.id = t.worker_id),
     reason = 'its worker does not know it',
     run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null
-where t.state = 'running'
+where t.state = (select 'running')
 and t.id = any(array(
     select r.id
     from outbox.task r
@@ -995,7 +999,7 @@ from gone
 REQUEST_CANCEL = """
 update outbox.task t
 set cancel_requested = true
-where t.id = %(id)s and t.state = 'running'
+where t.id = %(id)s and t.state = (select 'running')
 returning t.id
 """
 
@@ -1038,7 +1042,7 @@ returning id
 RETRY_NOW = """
 update outbox.task t
 set due_at = clock_timestamp(), fence = gen_random_uuid()
-where t.id = %(id)s and t.state = 'scheduled'
+where t.id = %(id)s and t.state = (select 'scheduled')
 returning t.id
 """
 

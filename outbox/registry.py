@@ -142,12 +142,15 @@ class Registry:
         seen_at: datetime = conn.execute("select clock_timestamp()").fetchall()[0][0]
         with self._lock:
             taken = self._taken[name]
+        fresh = name not in self._depths
         depth = self._depth(self._topology.queue(name))
         if depth is None:
             self._topology.ensure(self._amqp(), lambda: self._connect("epoch"), name)
             self._hurry.set()
-            depth = 0
+            fresh, depth = True, 0
+        epoch = self._ledger.queue_epoch(conn, name) if fresh else self._epochs[name]
         with self._lock:
+            self._epochs[name] = epoch  # before there is room: what is marked with the epoch before is published twice
             window = self._settings.relay_window
             was_full = self._depths.get(name, window) + taken >= window
             self._depths[name] = depth

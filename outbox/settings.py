@@ -42,8 +42,10 @@ class Settings(BaseSettings):
         validation_alias="RABBITMQ_URL",
         description="RabbitMQ (AMQP 0-9-1)",
     )
-    log_format: Literal["console", "json"] = Field(default="console", validation_alias="LOG_FORMAT")
-    log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL")
+    log_format: Literal["console", "json"] = Field(
+        default="console", validation_alias="LOG_FORMAT", description="console for people, json for machines"
+    )
+    log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL", description="DEBUG, INFO, WARNING, ERROR")
 
     app: str | None = Field(default=None, description="module that holds the broker and the actors")
     schema_: Name = Field(
@@ -53,7 +55,7 @@ class Settings(BaseSettings):
     health_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of /livez, /readyz, /metrics; 0: any free"
     )
-    health_host: str = "127.0.0.1"
+    health_host: str = Field(default="127.0.0.1", description="address that the health port listens on")
 
     lease: Duration = Field(default=timedelta(seconds=10), description="a worker silent for this long is dead")
     max_crashes: int = Field(default=3, ge=1, description="crashes alone in its process after which a task is dead")
