@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     AnySession = Session | AsyncSession | scoped_session[Session] | async_scoped_session[AsyncSession]
 
-__all__ = ["Captures", "Enqueues", "capture", "enqueue", "row_of", "task_of", "uncommitted", "use"]
+__all__ = ["Captures", "Enqueues", "capture", "enqueue", "forget_dropped", "row_of", "task_of", "uncommitted", "use"]
 
 log = get_logger("outbox.enqueue")
 
@@ -354,6 +354,11 @@ def uncommitted(session: AnySession) -> list[Task]:
     """Tasks of this session that are neither committed nor rolled back on purpose."""
     tasks = _tasks_of(_sync_session(session))
     return tasks.unwritten + [task for task, _ in tasks.written] + tasks.dropped
+
+
+def forget_dropped(session: AnySession) -> None:
+    """A new unit of work begins on this session: what an earlier one dropped has been reported."""
+    _tasks_of(_sync_session(session)).dropped = []
 
 
 class _Tasks:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
-from fastapi import Depends, FastAPI, Request, params
+from fastapi import Depends, FastAPI, params
 from fastapi.dependencies.models import Dependant
+from fastapi.requests import HTTPConnection
 
-from outbox.enqueue import uncommitted
+from outbox.enqueue import forget_dropped, uncommitted
 from outbox.errors import CommitMissing, ScopeError
 from outbox.logs import get_logger
 from outbox.run import bound_session
@@ -52,13 +54,10 @@ def outbox_depends(get_session: Any) -> Any:
     session_of = _dependency(get_session)
     session_depends = Depends(session_of, scope="function" if _yields(session_of) else None)
 
-    async def tasks(request: Request, session: Any = session_depends) -> AsyncIterator[OutboxTasks]:
+    async def tasks(request: HTTPConnection, session: Any = session_depends) -> AsyncIterator[OutboxTasks]:
         _guard(request, session)
-        token = bound_session.set(session)
-        try:
+        with bound_session.bind(session):
             yield OutboxTasks(session)
-        finally:
-            bound_session.reset(token)
 
     _bound[tasks] = session_of
     _check_at_start_up()
@@ -93,23 +92,30 @@ def _check_at_start_up() -> None:
 
 def _check_route(path: str, dependant: Dependant, session_of: Callable[..., Any]) -> None:
     wanted = "function" if _yields(session_of) else None
+    name = getattr(session_of, "__name__", repr(session_of))
     for used in _flat(dependant):
         if used.call is session_of and used.scope != wanted:
-            name = getattr(session_of, "__name__", repr(session_of))
             scope = ', scope="function"' if wanted else ""
             raise ScopeError(
                 f"{path}: its session dependency {name} commits only after the response was sent, and is not the "
                 f"session that its tasks are written in. Write Annotated[Session, Depends({name}{scope})] in this route."
             )
+        if used.call is session_of and not used.use_cache:
+            raise ScopeError(
+                f"{path}: its session dependency {name} has use_cache=False, and so is not the session that its tasks "
+                "are written in. Remove that in this route."
+            )
 
 
 def _routes(routes: Iterable[Any]) -> Iterator[tuple[str, Dependant]]:
+    """Every route with all its dependencies, those of the routers that it was included by among them."""
     for route in routes:
         dependant = getattr(route, "dependant", None)
         if dependant is not None:
             yield getattr(route, "path", "?"), dependant
-        inner = getattr(route, "routes", None) or getattr(getattr(route, "original_router", None), "routes", None)
-        if inner:
+        if hasattr(route, "effective_candidates"):
+            yield from _routes(route.effective_candidates())
+        elif inner := getattr(route, "routes", None):
             yield from _routes(inner)
 
 
@@ -131,6 +137,8 @@ def _dependency(given: Any) -> Callable[..., Any]:
 
 def _yields(call: Callable[..., Any]) -> bool:
     inner = inspect.unwrap(call)
+    while isinstance(inner, partial):
+        inner = inspect.unwrap(inner.func)
     inner = inner if inspect.isroutine(inner) else getattr(inner, "__call__", inner)  # noqa: B004
     return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
@@ -138,18 +146,19 @@ def _yields(call: Callable[..., Any]) -> bool:
 # ---------------------------------------------------------------------- run time
 
 
-def _guard(request: Request, session: Any) -> None:
+def _guard(request: HTTPConnection, session: Any) -> None:
     """Look at the session when the endpoint and every function-scoped dependency have ended, before the response.
 
     The callback goes to the bottom of FastAPI's stack, below the session dependency, which may commit on its way out.
     """
     stack = request.scope["fastapi_function_astack"]
+    forget_dropped(session)
 
     def refuse(kind: Any, _error: Any, _trace: Any) -> bool:
         if kind is None and (left := uncommitted(session)):
             names = ", ".join(sorted({task.actor for task in left}))
             raise CommitMissing(
-                f"{request.method} {request.url.path} ended well, but its tasks ({names}) were not committed. "
+                f"{request.scope.get('method', 'websocket')} {request.url.path} ended well, but its tasks ({names}) were not committed. "
                 "Commit the session in the route, or in a session dependency with scope='function'."
             )
         return False

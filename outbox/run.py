@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -110,8 +112,32 @@ class Run:
         self._cancel = True
 
 
-#: The session of the request that is being answered: `actor.send()` joins its transaction.
-bound_session: ContextVar[Any] = ContextVar("outbox_session", default=None)
+class BoundSession:
+    """The session of the request that is being answered: `actor.send()` joins its transaction.
+
+    Only until the request ends: what it started and did not wait for inherits its context, but not its session,
+    which nobody would commit any more.
+    """
+
+    def __init__(self) -> None:
+        self._bound: ContextVar[list[Any] | None] = ContextVar("outbox_session", default=None)
+
+    def get(self) -> Any:
+        bound = self._bound.get()
+        return bound[0] if bound else None
+
+    @contextmanager
+    def bind(self, session: Any) -> Iterator[None]:
+        bound = [session]
+        token = self._bound.set(bound)
+        try:
+            yield
+        finally:
+            bound.clear()
+            self._bound.reset(token)
+
+
+bound_session = BoundSession()
 _current: ContextVar[Run | None] = ContextVar("outbox_run", default=None)
 
 
