@@ -1,0 +1,196 @@
+"""I12: no statement of the hot path reads all tasks or all history, whatever the statistics say and whatever lies there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from outbox_rows import Outbox
+from plans import add_finished, add_tasks, add_workers, plan, scans, touched
+
+from outbox import ledger
+
+A_WORKER = UUID("00000000-0000-4000-8000-000000000007")
+IDS = [uuid4() for _ in range(200)]
+SETTLES: dict[str, Any] = {
+    "ids": IDS,
+    "runs": IDS,
+    "ran": [0.1] * 200,
+    "ago": [0.1] * 200,
+    "outcomes": ["failed"] * 200,
+    "errors": ["x"] * 200,
+    "tracebacks": ["x"] * 200,
+    "counts": [1] * 200,
+    "waits": [1.0] * 200,
+}
+CLAIMS: dict[str, Any] = {
+    "ids": IDS[:32],
+    "fences": IDS[:32],
+    "runs": IDS[:32],
+    "worker": A_WORKER,
+    "beat": 1,
+    "alone": False,
+}
+A_TASK: dict[str, Any] = {"id": IDS[0], "fence": IDS[1], "reason": "x", "run_at": None, "delay": "1 second"}
+LANES: dict[str, Any] = {"lanes": [f"order/{n}" for n in range(50)], "places": [1] * 50}
+OF_A_WORKER: dict[str, Any] = {"worker": A_WORKER, "max_crashes": 3}
+A_BEAT: dict[str, Any] = {
+    "worker": A_WORKER,
+    "runs": IDS[:8],
+    "running": IDS[:8],
+    "queues": ["mail"],
+    "unclaimed": 0,
+    "through": "{}",
+}
+
+#: Each hot statement with the values of a full batch.
+HOT: dict[str, tuple[str, dict[str, Any]]] = {
+    "register queues": (ledger.REGISTER_QUEUES, {}),
+    "claim due": (ledger.CLAIM_DUE, {"queues": ["mail", "queue1"], "rooms": [500, 500], "batch": 500}),
+    "mark published": (ledger.MARK_PUBLISHED, {"ids": IDS, "queues": ["mail"], "epochs": [0]}),
+    "push back": (ledger.PUSH_BACK, {"ids": IDS[:20], "reasons": ["x"] * 20}),
+    "return dead letter": (ledger.RETURN_DEAD_LETTER, A_TASK),
+    "claim": (ledger.CLAIM, CLAIMS),
+    "claim unlocked": (ledger.CLAIM_UNLOCKED, CLAIMS),
+    "verdicts": (ledger.VERDICTS, CLAIMS),
+    "claims of": (ledger.CLAIMS_OF, CLAIMS),
+    "give back": (ledger.GIVE_BACK, SETTLES),
+    "record successes": (ledger.RECORD_SUCCESSES, SETTLES),
+    "record again": (ledger.RECORD_AGAIN, SETTLES),
+    "record dead": (ledger.RECORD_DEAD, SETTLES),
+    "record cancelled": (ledger.RECORD_CANCELLED, SETTLES),
+    "beat": (ledger.BEAT, A_BEAT),
+    "leave": (ledger.LEAVE, OF_A_WORKER),
+    "rescue dead": (ledger.RESCUE_DEAD, OF_A_WORKER),
+    "rescue cancelled": (ledger.RESCUE_CANCELLED, OF_A_WORKER),
+    "rescue": (ledger.RESCUE, OF_A_WORKER),
+    "rescue unlisted": (ledger.RESCUE_UNLISTED, {}),
+    "promote due": (ledger.PROMOTE_DUE, {"limit": 2000}),
+    "grant": (ledger.GRANT, LANES),
+    "waiting lanes": (ledger.WAITING_LANES, {"after": "", "limit": 500}),
+    "expire": (ledger.EXPIRE, {"limit": 1000}),
+    "cancel": (ledger.CANCEL, A_TASK),
+    "request cancel": (ledger.REQUEST_CANCEL, A_TASK),
+    "reschedule": (ledger.RESCHEDULE, A_TASK),
+    "retry dead": (ledger.RETRY_DEAD, A_TASK),
+    "retry cancelled": (ledger.RETRY_CANCELLED, A_TASK),
+    "retry now": (ledger.RETRY_NOW, A_TASK),
+}
+
+#: Those that name their tasks by id: any other index would lead them past rows that are none of theirs.
+BY_ID = [
+    "mark published", "push back", "return dead letter", "claim", "claim unlocked", "verdicts", "claims of", "give back",
+    "record successes", "record again", "record dead", "record cancelled", "rescue unlisted", "promote due", "grant",
+    "expire", "cancel", "request cancel", "reschedule", "retry now",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def crowded(new_database: Callable[[str], str], migrated_template: str) -> Iterator[Outbox]:
+    """50,000 tasks in all states and 100,000 finished ones, well analysed."""
+    outbox = Outbox(new_database(migrated_template))
+    add_workers(outbox.conn)
+    add_tasks(outbox.conn, "pending", 20_000)
+    add_tasks(outbox.conn, "published", 10_000)
+    add_tasks(outbox.conn, "scheduled", 10_000, lanes=True)
+    add_tasks(outbox.conn, "waiting", 9_000)
+    add_tasks(outbox.conn, "running", 1_000)
+    add_finished(outbox.conn, "history", "succeeded", 100_000)
+    add_finished(outbox.conn, "dead", "dead", 2_000)
+    outbox.conn.execute("analyze")
+    yield outbox
+    outbox.close()
+
+
+@pytest.fixture(scope="module")
+def changed(new_database: Callable[[str], str], migrated_template: str) -> Iterator[Outbox]:
+    """Statistics of an hour when all tasks were published: what is pending, due, waiting or running came after it."""
+    outbox = Outbox(new_database(migrated_template))
+    outbox.conn.execute("alter table outbox.task set (autovacuum_enabled = false)")
+    add_workers(outbox.conn)
+    add_tasks(outbox.conn, "published", 20_000)
+    outbox.conn.execute("analyze")
+    for state in ("pending", "scheduled", "waiting", "running"):
+        add_tasks(outbox.conn, state, 5_000)
+    yield outbox
+    outbox.close()
+
+
+@pytest.mark.parametrize("how", ["custom", "generic"])
+@pytest.mark.parametrize("name", HOT)
+def test_no_hot_statement_reads_all_tasks_or_all_history(crowded: Outbox, name: str, how: str) -> None:
+    sql, values = HOT[name]
+    found = scans(plan(crowded.conn, sql, values, how=how))
+    whole = [scan.table for scan in found if scan.index is None and scan.table.startswith(("task", "history", "dead"))]
+    assert whole == []
+
+
+@pytest.mark.parametrize("how", ["custom", "generic"])
+@pytest.mark.parametrize("name", HOT)
+def test_nor_does_it_when_the_statistics_are_of_another_hour(changed: Outbox, name: str, how: str) -> None:
+    sql, values = HOT[name]
+    found = scans(plan(changed.conn, sql, values, how=how))
+    assert "task" not in [scan.table for scan in found if scan.index is None]
+
+
+@pytest.mark.parametrize("how", ["custom", "generic"])
+@pytest.mark.parametrize("name", BY_ID)
+@pytest.mark.parametrize("statistics", ["of now", "of another hour"])
+def test_what_names_its_tasks_by_id_finds_them_by_id(
+    crowded: Outbox, changed: Outbox, name: str, how: str, statistics: str
+) -> None:
+    """A partial index on a state that seems rare looks cheap, and holds an entry of every task that ever was in it."""
+    sql, values = HOT[name]
+    outbox = crowded if statistics == "of now" else changed
+    used = {scan.index for scan in scans(plan(outbox.conn, sql, values, how=how)) if scan.alias == "t"}
+    assert used == {"task_pkey"}
+
+
+# ---------------------------------------------------------------------- pages touched
+
+Pages = dict[str, int]
+
+
+@pytest.fixture(scope="module")
+def pages(new_database: Callable[[str], str], migrated_template: str) -> Iterator[tuple[Pages, Pages]]:
+    """Pages that each station of the road touches: among 1,000 pending tasks and none finished; among 100,000 of each."""
+    outbox = Outbox(new_database(migrated_template))
+    outbox.conn.execute("alter table outbox.task set (autovacuum_enabled = false)")
+    add_workers(outbox.conn)
+    add_tasks(outbox.conn, "pending", 1_000)
+    few = _pages(outbox)
+    add_tasks(outbox.conn, "pending", 99_000)
+    add_finished(outbox.conn, "history", "succeeded", 100_000)
+    many = _pages(outbox)
+    yield few, many
+    outbox.close()
+
+
+def _pages(outbox: Outbox) -> Pages:
+    """A hundred tasks on their way, each station measured and undone, then gone, so that the next finds its rows."""
+    conn, batch = outbox.conn, {"queues": ["mail"], "rooms": [100], "batch": 100}
+    conn.execute("vacuum analyze outbox.task")
+    found = {"claim due": touched(conn, ledger.CLAIM_DUE, batch), "register": touched(conn, ledger.REGISTER_QUEUES, {})}
+    with conn.transaction(force_rollback=True):
+        ids = [due.id for due in outbox.ledger.claim_due(conn, room={"mail": 100}, batch=100)]
+        marks = {"ids": ids, "queues": ["mail"], "epochs": [0]}
+        found["mark published"] = touched(conn, ledger.MARK_PUBLISHED, marks)
+        fences = [conn.execute("select fence from outbox.task where id = %s", [id]).fetchall()[0][0] for id in ids]
+        claims = {**CLAIMS, "ids": ids, "fences": fences, "runs": ids}
+        found["claim"] = touched(conn, ledger.CLAIM, claims)
+        assert len(outbox.ledger.claim(conn, list(zip(ids, fences, ids, strict=True)), worker=A_WORKER, beat=1)) == len(
+            ids
+        )
+        times = {"ran": [0.1] * 100, "ago": [0.0] * 100}
+        found["record successes"] = touched(conn, ledger.RECORD_SUCCESSES, {"ids": ids, "runs": ids, **times})
+    return found
+
+
+@pytest.mark.parametrize("name", ["register", "claim due", "mark published", "claim", "record successes"])
+def test_a_hundred_times_the_backlog_and_a_history_touch_hardly_more_pages(
+    pages: tuple[Pages, Pages], name: str
+) -> None:
+    few, many = pages[0][name], pages[1][name]
+    assert many <= few * 4 + 20
