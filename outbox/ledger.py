@@ -282,7 +282,10 @@ class Ledger:
         return [Claimed(*row) for row in rows]
 
     def give_back(self, conn: Conn, held: Sequence[tuple[UUID, UUID]]) -> int:
-        """Claimed (id, run id), not started: due now, nothing counted."""
+        """Claimed (id, run id), not started: due now, nothing counted.
+
+        One whose cancellation is asked for expires instead, here as wherever a run comes back unfinished.
+        """
         return len(self._run(conn, GIVE_BACK, ids=[i for i, _ in held], runs=[r for _, r in held]))
 
     def record_successes(self, conn: Conn, runs: Sequence[Finished]) -> list[UUID]:
@@ -344,8 +347,8 @@ class Ledger:
             beat=beat,
         ):
             return None
-        rows = self._run(conn, RESCUE_DEAD, worker=worker, max_crashes=max_crashes)
-        rows += self._run(conn, RESCUE_CANCELLED, worker=worker)
+        rows = self._run(conn, RESCUE_CANCELLED, worker=worker)
+        rows += self._run(conn, RESCUE_DEAD, worker=worker, max_crashes=max_crashes)
         rows += self._run(conn, RESCUE, worker=worker)
         self._grant_after(conn, [(i, lane) for i, _, lane in rows])
         return [(i, what) for i, what, _ in rows]
@@ -658,7 +661,8 @@ moved as (
     insert into outbox.history
     select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at, null,
         clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
-        failures, crashes, losses, null, null, attempts, 'expired before it could run'
+        failures, crashes, losses, null, null, attempts,
+        case when cancel_requested then 'cancelled; its worker gave it back' else 'expired before it could run' end
     from gone
 )
 select lane from gone
@@ -750,7 +754,8 @@ with gone as (
 )
 update outbox.task t
 set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
-    fence = gen_random_uuid()
+    published_at = null, epoch = null, fence = gen_random_uuid(),
+    expires_at = case when t.cancel_requested then clock_timestamp() else t.expires_at end
 from gone
 where t.worker_id = gone.id and t.state = 'running'
 """
@@ -807,7 +812,8 @@ join outbox.task t on t.id = a.id and t.run_id = a.run_id and t.state = (select 
 GIVE_BACK = """
 update outbox.task t
 set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
-    published_at = null, epoch = null, fence = gen_random_uuid()
+    published_at = null, epoch = null, fence = gen_random_uuid(),
+    expires_at = case when t.cancel_requested then clock_timestamp() else t.expires_at end
 from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
 where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
 returning t.id
@@ -967,7 +973,8 @@ update outbox.task t
 set state = 'pending', fence = gen_random_uuid(), alone = false, due_at = clock_timestamp(),
     suspect = t.suspect or not exists (select from outbox.worker w where w.id = t.worker_id),
     reason = 'its worker does not know it',
-    run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null
+    run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null,
+    expires_at = case when t.cancel_requested then clock_timestamp() else t.expires_at end
 where t.state = (select 'running')
 and t.id = any(array(
     select r.id
