@@ -18,7 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker
 from workshop import Declare, Workshop
 
-__all__ = ["Ours", "Side", "Stock", "admin", "consumers", "depth", "raising"]
+__all__ = ["Ours", "Side", "Stock", "admin", "consumers", "depth", "depth_of", "raising"]
 
 
 class Side(Protocol):
@@ -78,6 +78,13 @@ class Stock:
 
     def catch_up(self) -> None:
         _catch_up(self._consumer().connection)
+
+    def abandon(self) -> None:
+        """The producer's process dies: its connections end without a word of it."""
+        for connection in self.broker.connections:
+            _shut(connection)
+        self.broker.channels.clear()
+        self.broker.connections.clear()
 
     def messages(self) -> int:
         """Ready messages of the task, wherever: the queue, its delays, its dead letters."""
@@ -163,6 +170,12 @@ def depth(channel: BlockingChannel, queue: str) -> int | None:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
     except ChannelClosedByBroker:
         return None
+
+
+def depth_of(url: str, queue: str) -> int | None:
+    """The same, for a queue that may be missing now and there later."""
+    with admin(url) as channel:
+        return depth(channel, queue)
 
 
 def consumers(channel: BlockingChannel, queue: str) -> int:
