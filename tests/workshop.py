@@ -20,12 +20,23 @@ from psycopg.rows import class_row
 
 from deploy.local.servers import GivenServer, RabbitMQ
 from outbox.broker import OutboxBroker
+from outbox.enqueue import use
 from outbox.outcomes import Outcomes
 from outbox.relay import Relay
 from outbox.settings import Settings
 from outbox.station import Station
 
-__all__ = ["Declare", "Fate", "MakeWorkshop", "Workshop", "make_workshop", "vhost_url", "workshop"]
+__all__ = [
+    "Declare",
+    "Fate",
+    "MakeWorkshop",
+    "Workshop",
+    "make_workshop",
+    "open_workshop",
+    "shop",
+    "vhost_url",
+    "workshop",
+]
 
 T = TypeVar("T")
 Declare = Callable[[Callable[..., Any]], dramatiq.Actor[..., Any]]
@@ -189,6 +200,36 @@ MakeWorkshop = Callable[..., Workshop]
 def vhost_url(rabbitmq: RabbitMQ | GivenServer) -> str:
     """One vhost for all these tests: each has a queue prefix of its own in it."""
     return rabbitmq.url if isinstance(rabbitmq, GivenServer) else rabbitmq.create_vhost(f"t_{secrets.token_hex(6)}")
+
+
+@pytest.fixture(scope="module")
+def open_workshop(new_database: Callable[[str], str], migrated_template: str, vhost_url: str) -> Iterator[Workshop]:
+    """One workshop for a module, at work; see `shop`."""
+    before = dramatiq.broker.global_broker
+    prefix = f"t_{secrets.token_hex(4)}"
+    settings = Settings(
+        database_url=new_database(migrated_template),
+        rabbitmq_url=vhost_url,
+        queue_prefix=prefix,
+        relay_poll=timedelta(milliseconds=50),
+    )
+    workshop = Workshop(settings)
+    workshop.broker.declare_queue("default")
+    workshop.open(threads=4)
+    yield workshop
+    workshop.close()
+    dramatiq.broker.global_broker = before
+
+
+@pytest.fixture
+def shop(open_workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """The module's workshop, at work, without a task or an actor: declare yours, send, and see."""
+    monkeypatch.setattr(dramatiq.broker, "global_broker", open_workshop.broker)
+    use(open_workshop.broker)
+    await_that(lambda: not open_workshop.broker.station._runs)
+    open_workshop.db.execute("truncate outbox.task, outbox.history, outbox.dead, outbox.audit")
+    open_workshop.broker.actors.clear()
+    return open_workshop
 
 
 @pytest.fixture

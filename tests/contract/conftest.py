@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import dramatiq.worker
 import pytest
 from sides import Ours, Side, Stock
-from workshop import MakeWorkshop, make_workshop, vhost_url, workshop
+from workshop import MakeWorkshop, make_workshop, open_workshop, shop, vhost_url, workshop
 
-__all__ = ["make_workshop", "vhost_url", "workshop"]
+__all__ = ["make_workshop", "open_workshop", "shop", "vhost_url", "workshop"]
 
 MakeStock = Callable[..., Stock]
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-import dramatiq
 import pika
 import pytest
 from awaiting import await_that
 from conftest import MakeStock
 from sides import admin
 from workshop import Workshop
-
-from outbox.settings import Settings
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 FENCE = {"outbox_fence": str(uuid4())}
@@ -77,7 +72,7 @@ class Shared:
         self.workshop = workshop
         self.ran: list[Any] = []
         self.note = workshop.actor(actor_name="note", max_retries=1)(self._note)
-        self.station = workshop.open(threads=2)
+        self.station = workshop.broker.station
 
     def _note(self, n: object) -> None:
         self.ran.append(n)
@@ -96,26 +91,9 @@ class Shared:
         assert all(thread.is_alive() for thread in worker.workers)
 
 
-@pytest.fixture(scope="module")
-def whole(new_database: Callable[[str], str], migrated_template: str, vhost_url: str) -> Iterator[Shared]:
-    before = dramatiq.broker.global_broker
-    settings = Settings(
-        database_url=new_database(migrated_template),
-        rabbitmq_url=vhost_url,
-        queue_prefix=f"t_{uuid4().hex[:8]}",
-        relay_poll=timedelta(milliseconds=50),
-    )
-    workshop = Workshop(settings)
-    yield Shared(workshop)
-    workshop.close()
-    dramatiq.broker.global_broker = before
-
-
 @pytest.fixture
-def shared(whole: Shared) -> Shared:
-    whole.workshop.db.execute("truncate outbox.task, outbox.history, outbox.dead, outbox.audit")
-    whole.ran.clear()
-    return whole
+def shared(shop: Workshop) -> Shared:
+    return Shared(shop)
 
 
 def put(url: str, queue: str, *bodies: bytes) -> None:
