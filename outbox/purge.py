@@ -73,7 +73,7 @@ def _drop(conn: Conn, schema: str, name: str, pause: Callable[[float], None]) ->
                 _with_short_lock(conn, sql.SQL("alter table {} detach partition {}").format(history, partition))
             _with_short_lock(conn, sql.SQL("drop table if exists {}").format(partition))
             return Step("partition", name, "dropped")
-        except errors.LockNotAvailable:
+        except (errors.LockNotAvailable, errors.UndefinedTable):  # a reader holds it, or another purge was faster
             if attempt < TRIES - 1:
                 pause(random.uniform(0.5, 1.5) * 2**attempt)  # noqa: S311
     return Step("partition", name, "busy")

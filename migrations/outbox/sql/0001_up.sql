@@ -203,32 +203,40 @@ end $$;
 create trigger take_place before insert on outbox.task
     for each row when (new.lane is not null) execute function outbox.take_place();
 
--- Keeps the history's partitions from yesterday to some days ahead. Rows that reached the DEFAULT partition
--- before their day existed move into it; lock_timeout keeps this from ever holding up a settle.
+-- Keeps the history's partitions from yesterday to some days ahead; any number of callers, one at a time. Rows that
+-- reached the DEFAULT partition before their day existed move into it: most of them beside whatever is settled
+-- meanwhile, the last ones under the lock that attaching needs. The caller's lock_timeout bounds the wait for it.
 create function outbox.keep_partitions(days_ahead integer) returns integer language plpgsql as $$
 declare
+    today date := (clock_timestamp() at time zone 'utc')::date;
+    move text := 'with moved as (delete from outbox.history_default where finished_at >= %2$L and finished_at < %3$L returning *)
+        insert into outbox.%1$I select * from moved';
+    missing date[];
     day date;
-    made integer := 0;
-    part text;
 begin
-    for day in
-        select d::date from generate_series(
-            (clock_timestamp() at time zone 'utc')::date - 1,
-            (clock_timestamp() at time zone 'utc')::date + days_ahead, interval '1 day') d
-    loop
-        part := 'history_' || to_char(day, 'YYYYMMDD');
-        if to_regclass('outbox.' || part) is null then
-            execute format('create table outbox.%I (like outbox.history including defaults including constraints)', part);
-            execute format(
-                'with moved as (delete from outbox.history_default where finished_at >= %L and finished_at < %L returning *)
-                 insert into outbox.%I select * from moved',
-                day::timestamp at time zone 'utc', (day + 1)::timestamp at time zone 'utc', part);
-            execute format('alter table outbox.history attach partition outbox.%I for values from (%L) to (%L)',
-                part, day::timestamp at time zone 'utc', (day + 1)::timestamp at time zone 'utc');
-            made := made + 1;
-        end if;
+    perform pg_advisory_xact_lock(hashtextextended('outbox.partitions', 0));
+    missing := array(
+        select today + n from generate_series(-1, days_ahead) n
+        where to_regclass('outbox.history_' || to_char(today + n, 'YYYYMMDD')) is null
+        order by n);
+    if cardinality(missing) = 0 then
+        return 0;
+    end if;
+    foreach day in array missing loop
+        execute format('create table outbox.%I (like outbox.history including defaults including constraints)',
+            'history_' || to_char(day, 'YYYYMMDD'));
+        execute format(move, 'history_' || to_char(day, 'YYYYMMDD'),
+            day::timestamp at time zone 'utc', (day + 1)::timestamp at time zone 'utc');
     end loop;
-    return made;
+    lock table outbox.history_default in access exclusive mode;
+    foreach day in array missing loop
+        execute format(move, 'history_' || to_char(day, 'YYYYMMDD'),
+            day::timestamp at time zone 'utc', (day + 1)::timestamp at time zone 'utc');
+        execute format('alter table outbox.history attach partition outbox.%1$I for values from (%2$L) to (%3$L)',
+            'history_' || to_char(day, 'YYYYMMDD'),
+            day::timestamp at time zone 'utc', (day + 1)::timestamp at time zone 'utc');
+    end loop;
+    return cardinality(missing);
 end $$;
 
 select outbox.keep_partitions(7);
