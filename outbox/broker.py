@@ -165,7 +165,9 @@ class OutboxBroker(RabbitmqBroker):
                     pool_size=8,
                     max_overflow=64,
                     pool_pre_ping=True,
-                    connect_args={"prepare_threshold": None} if self.settings.pooled else {},
+                    connect_args={"prepare_threshold": None}
+                    if self.settings.pooled
+                    else {"options": database.SILENT_CLIENT, "application_name": "outbox actor"},
                 )
             return self._engine
 

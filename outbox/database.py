@@ -8,7 +8,12 @@ import psycopg
 
 from outbox.ledger import Conn
 
-__all__ = ["connect"]
+__all__ = ["SILENT_CLIENT", "connect"]
+
+#: The server drops a client whose machine is gone within half a minute, and its locks with it.
+SILENT_CLIENT = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000"
+)
 
 
 def connect(
@@ -26,7 +31,7 @@ def connect(
     transaction mode, which takes neither start-up options nor prepared statements: set the time-outs for the role.
     """
     settings = r"-c default_transaction_isolation=read\ committed"
-    settings += f" -c statement_timeout=60000 -c lock_timeout={_milliseconds(lock_timeout)}"
+    settings += f" -c statement_timeout=60000 -c lock_timeout={_milliseconds(lock_timeout)} {SILENT_CLIENT}"
     if idle_in_transaction is not None:
         settings += f" -c idle_in_transaction_session_timeout={_milliseconds(idle_in_transaction)}"
     return psycopg.connect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -133,7 +134,20 @@ class Keeper:
             if granted:
                 self._wake.set()
             if not self._swept:
-                return
+                break
+        self._busy_lanes(conn)
+
+    def _busy_lanes(self, conn: Conn) -> None:
+        """A lane that is enqueued to all the time is never found unlocked: queue for its lock, one lane a transaction."""
+        lanes = self._ledger.lanes_with_room(conn)
+        for lane in random.sample(lanes, min(4, len(lanes))):
+            try:
+                with conn.transaction():
+                    conn.execute("set local lock_timeout = '500ms'")
+                    if self._ledger.grant_in_turn(conn, lane):
+                        self._wake.set()
+            except psycopg.errors.LockNotAvailable:
+                log.info("a lane is locked by a long transaction", lane=lane)
 
     def _expire(self, conn: Conn) -> None:
         with conn.transaction():
@@ -141,13 +155,24 @@ class Keeper:
 
     def _rescue(self, conn: Conn) -> None:
         for process, beat in self._watch.dead(self._ledger.beats(conn), now=time.monotonic()):
-            with conn.transaction():
-                rescued = self._ledger.rescue(conn, worker=process, beat=beat, max_crashes=self._settings.max_crashes)
+            rescued = self._rescue_one(conn, process, beat)
             if rescued is not None:
                 log.warning("a process died; its tasks are due again", process=str(process), tasks=len(rescued))
                 for _, became in rescued:
                     RESCUED.labels(became).inc()
                 self._wake.set()
+
+    def _rescue_one(self, conn: Conn, process: UUID, beat: int) -> list[tuple[UUID, str]] | None:
+        """One that cannot be rescued now does not keep the others waiting."""
+        try:
+            with conn.transaction():
+                conn.execute("set local lock_timeout = '2s'")
+                return self._ledger.rescue(conn, worker=process, beat=beat, max_crashes=self._settings.max_crashes)
+        except psycopg.Error as error:
+            if conn.closed:
+                raise
+            log.warning("rescue put off", process=str(process), error=str(error).strip())
+            return None
 
     def _unlisted(self, conn: Conn) -> None:
         found = self._ledger.rescue_unlisted(conn)

@@ -165,6 +165,15 @@ class Ledger:
         page = self._run(conn, WAITING_LANES, after=after, limit=LANES)
         return self.grant(conn, [lane for lane, free in page if free]), page[-1][0] if len(page) == LANES else ""
 
+    def lanes_with_room(self, conn: Conn) -> list[str]:
+        """Lanes where somebody waits although there is room: the sweep found them locked."""
+        return [lane for lane, free in self._run(conn, WAITING_LANES, after="", limit=LANES) if free]
+
+    def grant_in_turn(self, conn: Conn, lane: str) -> int:
+        """As `grant`, for one lane whose lock is waited for. Hold no other lane's lock."""
+        self._run(conn, LOCK_LANE, lane=lane)
+        return self._grant(conn, {lane: 1_000_000})
+
     def expire(self, conn: Conn, *, limit: int = 1000) -> list[str]:
         """Unstarted tasks past their `expires_at` end cancelled. Answers the lanes to grant."""
         rows = self._run(conn, EXPIRE, limit=limit)
@@ -337,6 +346,7 @@ class Ledger:
     def rescue(self, conn: Conn, *, worker: UUID, beat: int, max_crashes: int) -> list[tuple[UUID, str]] | None:
         """Declare the worker dead, if its beat still stands at `beat`, and make its tasks due at once.
 
+        What somebody has locked (a settle that died in the middle) is left to `rescue_unlisted`.
         They become suspects and run alone next; one that already ran alone has crashed, and is dead after
         `max_crashes` of these. Answers (id, what became of it), or None when the worker lives or is gone.
         """
@@ -580,6 +590,10 @@ LOCK_LANES = """
 select l.lane
 from unnest(%(lanes)s::text[]) as l(lane)
 where pg_try_advisory_xact_lock(hashtextextended('outbox.' || l.lane, 0))
+"""
+
+LOCK_LANE = """
+select pg_advisory_xact_lock(hashtextextended('outbox.' || %(lane)s, 0))
 """
 
 GRANT = """
@@ -919,7 +933,9 @@ select id, lane from done
 RESCUE_DEAD = """
 with done as (
     delete from outbox.task t
-    where t.worker_id = %(worker)s and t.state = 'running' and t.alone and t.crashes + 1 >= %(max_crashes)s
+    where t.id = any(array(
+        select id from outbox.task where worker_id = %(worker)s and state = 'running' for update skip locked))
+    and t.worker_id = %(worker)s and t.state = 'running' and t.alone and t.crashes + 1 >= %(max_crashes)s
     returning t.*
 ),
 moved as (
@@ -939,7 +955,9 @@ select id, 'dead', lane from done
 RESCUE_CANCELLED = """
 with done as (
     delete from outbox.task t
-    where t.worker_id = %(worker)s and t.state = 'running' and t.cancel_requested
+    where t.id = any(array(
+        select id from outbox.task where worker_id = %(worker)s and state = 'running' for update skip locked))
+    and t.worker_id = %(worker)s and t.state = 'running' and t.cancel_requested
     returning t.*
 ),
 moved as (
@@ -964,7 +982,9 @@ set state = 'pending', fence = gen_random_uuid(), suspect = true, alone = false,
     attempts = t.attempts || jsonb_build_object(
         'run', t.run_id, 'worker', t.worker_id, 'outcome', case when t.alone then 'crashed' else 'interrupted' end,
         'error', 'its worker died', 'traceback', null, 'started_at', t.claimed_at, 'finished_at', clock_timestamp())
-where t.worker_id = %(worker)s and t.state = 'running'
+where t.id = any(array(
+    select id from outbox.task where worker_id = %(worker)s and state = 'running' for update skip locked))
+and t.worker_id = %(worker)s and t.state = 'running'
 returning t.id, 'rescued', null
 """
 

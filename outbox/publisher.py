@@ -41,7 +41,14 @@ class Report(NamedTuple):
 
 
 class Unpublished(Exception):
-    """The channel was closed by the broker while this batch was under way: one of its rows may be the reason."""
+    """The channel was closed by the broker while this batch was under way: one of its rows may be the reason.
+
+    One of them is, if the batch was `alone` on the channel.
+    """
+
+    def __init__(self, reason: str, *, alone: bool) -> None:
+        super().__init__(reason)
+        self.alone = alone
 
 
 @dataclass(eq=False)
@@ -137,6 +144,7 @@ class Publisher:
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(False))
         connection.channel(on_open_callback=self._channel_opened)
+        connection.ioloop.call_later(1.0, self._watch)
 
     def _channel_opened(self, channel: Any) -> None:
         self._channel = channel
@@ -151,7 +159,6 @@ class Publisher:
         self._set_blocked(False)
         self._ready.set()
         log.info("publisher ready")
-        self._connection.ioloop.call_later(1.0, self._watch)
         self._on_ready()
 
     def _set_blocked(self, blocked: bool) -> None:
@@ -179,7 +186,7 @@ class Publisher:
         self._ready.clear()
         if self._connection.is_open and not self._stopping.is_set():
             log.warning("the broker closed the channel", reason=str(reason)[:200])
-            self._forget(Unpublished(str(reason)))
+            self._forget(Unpublished(str(reason), alone=len(self._batches) == 1))
             self._connection.channel(on_open_callback=self._channel_opened)
 
     def _close(self) -> None:

@@ -133,8 +133,8 @@ class Registry:
         for name in queues:
             pace = ACTIVE if self._active_until.get(name, 0) > now else IDLE
             if now - self._checked.get(name, 0) >= pace:
+                self._checked[name] = now  # also if it fails: the next look then begins with another
                 self._measure(conn, name)
-                self._checked[name] = now
         if fresh:
             self._wake.set()
 
@@ -177,18 +177,40 @@ class Registry:
     def _read_dead_letters(self, conn: Conn, name: str) -> None:
         """What RabbitMQ moved aside is due again; the copy is then dropped."""
         for _ in range(100):
-            method, _, body = self._amqp_channel().basic_get(self._topology.dead_letters(name))
+            method, body = self._dead_letter(name)
             if method is None:
                 return
-            try:
-                token = foreign.token_of(foreign.decode(body))
-            except DecodeError as error:
-                foreign.set_aside(conn, self._ledger, queue=name, body=body, error=error)
-                token = None
-            if token is not None and self._ledger.return_dead_letter(conn, id=token[0], fence=token[1]):
-                LOST.labels("dead letter").inc()
+            if self._take_back(conn, name, body):
                 self._wake.set()
             self._amqp_channel().basic_ack(method.delivery_tag)
+
+    def _take_back(self, conn: Conn, name: str, body: bytes) -> bool:
+        """Whether the dead letter is due again. That of another producer becomes a task: nobody else has it."""
+        try:
+            message = foreign.decode(body)
+        except DecodeError as error:
+            foreign.set_aside(conn, self._ledger, queue=name, body=body, error=error)
+            return False
+        token = foreign.token_of(message)
+        if token is None:
+            foreign.adopt(conn, self._ledger, message, queue=name, body=body)
+            return True
+        if not self._ledger.return_dead_letter(conn, id=token[0], fence=token[1]):
+            return False
+        LOST.labels("dead letter").inc()
+        return True
+
+    def _dead_letter(self, name: str) -> tuple[Any, bytes]:
+        """The next one, or (None, b""). A queue of them that somebody deleted is declared again: nothing else waits for it."""
+        try:
+            method, _, body = self._amqp_channel().basic_get(self._topology.dead_letters(name))
+            return method, body
+        except ChannelClosedByBroker as error:
+            self._channel = None
+            if error.reply_code != NOT_FOUND:
+                raise
+            self._topology.declare_dead_letters(self._amqp(), name)
+            return None, b""
 
     # ------------------------------------------------------------------ connections
 

@@ -41,6 +41,7 @@ class Relay:
         self.topology = Topology(prefix=settings.queue_prefix, ledger=self.ledger)
         self.wake = threading.Event()
         self.stopping = threading.Event()
+        self.one_by_one = threading.RLock()
         self.publisher = Publisher(
             settings.rabbitmq_url,
             self.topology,
@@ -168,13 +169,14 @@ class Lane(threading.Thread):
     def _publish(self, conn: Conn, rows: list[Due], epochs: Mapping[str, int]) -> None:
         relay, began = self.relay, time.perf_counter()
         limit = relay.settings.confirm_timeout.total_seconds() + 5
+        why = "the broker refused the message"
         try:
             report = relay.publisher.publish(rows).result(timeout=limit)
         except Unpublished as error:
-            if len(rows) > 1:
+            if len(rows) > 1 or not error.alone:
                 self._publish_one_by_one(conn, rows, epochs)
                 return
-            report = Report([], [rows[0].id], [], 0)
+            report, why = Report([], [rows[0].id], [], 0), f"the broker closed the channel: {error}"
             log.error("the broker refuses this task's message", task_id=str(rows[0].id), reason=str(error))
         CONFIRM_SECONDS.observe(time.perf_counter() - began)
         if report.confirmed:
@@ -182,14 +184,20 @@ class Lane(threading.Thread):
             PUBLISHED.inc(len(report.confirmed))
         if report.refused:
             REFUSED.inc(len(report.refused))
-            relay.ledger.push_back(conn, [(id, "the broker refused the message") for id in report.refused])
+            relay.ledger.push_back(conn, [(id, why) for id in report.refused])
         if report.returned:
             relay.registry.missing(report.returned)
 
     def _publish_one_by_one(self, conn: Conn, rows: list[Due], epochs: Mapping[str, int]) -> None:
-        """Some row of this batch made the broker close the channel: find it without holding up the others."""
+        """Some row of what was in flight made the broker close the channel: find it without holding up the others.
+
+        One lane at a time, so that each row is soon alone on the channel. What the broker is not there for stays due.
+        """
+        relay = self.relay
         for row in rows:
-            if self.relay.publisher.wait_ready(5) and not self.relay.stopping.is_set():
+            with relay.one_by_one:
+                if relay.stopping.is_set() or not relay.publisher.wait_ready(5):
+                    return
                 self._publish(conn, [row], epochs)
 
     def _note_backlog(self, claimed: int, batch: int) -> None:

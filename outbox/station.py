@@ -55,6 +55,7 @@ class Station:
         self.ledger = ledger
         self.connect = connect
         self.threads = threads
+        self._lease = lease
         self._engine = engine
         self._tend = tend
         self._lock = threading.Lock()
@@ -67,7 +68,7 @@ class Station:
         self._alone: OutboxConsumer | None = None
         self.stopping = False
         self._leave = threading.Event()
-        self.settler = Settler(ledger, lambda: connect("settle"), settled=self._settled)
+        self.settler = Settler(ledger, lambda: connect("settle", idle_in_transaction=lease), settled=self._settled)
         self.lease = Lease(
             ledger, lambda: connect("lease"), kind="worker", lease=lease, threads=threads, report=self._report,
             on_cancel=self._request_cancels, on_outlawed=self._drop_everything,
@@ -201,7 +202,9 @@ class Station:
         """Record the run's success through the session's own connection, in its transaction (I9)."""
         now = time.monotonic()
         done = Finished(run.task_id, run.run_id, now - (run.started or now), 0.0)
-        return bool(self.ledger.record_successes(_driver(session), [done]))
+        conn = _driver(session)
+        conn.execute(f"set local idle_in_transaction_session_timeout = {int(self._lease.total_seconds() * 1000)}")
+        return bool(self.ledger.record_successes(conn, [done]))
 
     # ------------------------------------------------------------------ housekeeping
 

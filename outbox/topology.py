@@ -54,13 +54,18 @@ class Topology:
                 log.info("queue declared", queue=self.queue(name), epoch=begun)
                 return
 
-    def _declare(self, connection: pika.BlockingConnection, name: str) -> None:
+    def declare_dead_letters(self, connection: pika.BlockingConnection, name: str) -> None:
         channel = connection.channel()
         channel.queue_declare(
             self.dead_letters(name),
             durable=True,
             arguments={"x-queue-type": "quorum", "x-max-length": DEAD_LETTER_LIMIT, "x-overflow": "drop-head"},
         )
+        channel.close()
+
+    def _declare(self, connection: pika.BlockingConnection, name: str) -> None:
+        self.declare_dead_letters(connection, name)
+        channel = connection.channel()
         channel.queue_declare(
             self.queue(name),
             durable=True,
