@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.cores import Meter
 from bench.figures import Report
 from bench.ground import ground
 from bench.show import show
@@ -41,12 +42,16 @@ def main(words: list[str]) -> int:
         for name in asked.what or list(MEASUREMENTS):
             began = time.monotonic()
             err.print(f"[dim]{name} …[/]")
+            meter = Meter({"bench": [os.getpid()]})
+            meter.start()
             try:
                 reports[name] = _measure(name)(here, rounds=asked.rounds, quick=asked.quick)
             except RuntimeError as error:
                 err.print(f"[red]{name} could not be measured:[/] {error}", markup=True)
                 failed = True
                 continue
+            meter.stop()
+            reports[name].notes.append(meter.disturbance())
             show(reports[name], out, took=time.monotonic() - began)
     if asked.json:
         asked.json.write_text(json.dumps(_document(reports, quick=asked.quick), indent=1) + "\n")

@@ -29,12 +29,14 @@ class Meter:
         self.seconds = used | {"others": max(0.0, everything - sum(used.values()))}
 
     def per_task(self, tasks: int) -> str:
-        """In words: microseconds of processor for each task, and how much of the machine others used."""
-        if not self.elapsed:
-            return "no /proc here: processor time not measured"
+        """In words: microseconds of processor for each task."""
         parts = [f"{name} {used / tasks * 1e6:.0f}" for name, used in self.seconds.items() if name != "others"]
-        others = self.seconds["others"] / self.elapsed / (os.cpu_count() or 1)
-        return f"processor µs a task: {', '.join(parts)}; everything else on this machine used {others:.0%} of it"
+        return f"processor µs a task: {', '.join(parts)}"
+
+    def disturbance(self) -> str:
+        """In words: how much of the machine was somebody else's. Ratios within a round stand it, rates do not."""
+        share = self.seconds["others"] / self.elapsed / (os.cpu_count() or 1)
+        return f"meanwhile everything else on this machine used {share:.0%} of its processors"
 
     def _now(self) -> dict[str, float]:
         if not Path("/proc/stat").exists():

@@ -92,6 +92,10 @@ class Ground:
         self.postgres = Postgres(directory / "postgres", pids=place.pids, logs=place.logs)
         self.rabbitmq = RabbitMQ(directory / "rabbitmq", pids=place.pids, logs=place.logs)
 
+    @property
+    def postgres_log(self) -> Path:
+        return self._place.logs / "postgres.log"
+
     def start(self) -> None:
         for server in (self.postgres, self.rabbitmq):
             server.end_orphans()
@@ -100,13 +104,15 @@ class Ground:
         for server in (self.postgres, self.rabbitmq):
             server.start()
         url = self.postgres.create_database(TEMPLATE)
-        subprocess.run(
+        made = subprocess.run(
             [sys.executable, "-m", "outbox.cli", "db", "upgrade"],
             env=os.environ | {"DATABASE_URL": url},
             cwd=ROOT,
-            check=True,
             capture_output=True,
+            text=True,
         )
+        if made.returncode:
+            raise RuntimeError(f"the migrations failed:\n{made.stderr.strip()[-2000:]}")
 
     def stop(self) -> None:
         self.rabbitmq.stop()

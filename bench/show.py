@@ -29,6 +29,8 @@ def _row(series: Series) -> tuple[str, ...]:
 
 
 def _target(series: Series) -> str:
+    if series.at_least is not None and series.at_least == series.at_most:
+        return f"= {_number(series.at_least)}"
     if series.at_least is not None:
         return f"≥ {_number(series.at_least)}"
     return f"≤ {_number(series.at_most)}" if series.at_most is not None else ""

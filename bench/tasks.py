@@ -20,13 +20,20 @@ select
 from generate_series(%s::bigint, %s::bigint) as n
 """
 
+# All of them in the partition of today, wherever in it: there the outcomes are recorded.
 FINISHED = """
-insert into outbox.history
+insert into outbox.history (
+    id, state, queue, actor, args, kwargs, options, priority, created_at, due_at, published_at, started_at, finished_at,
+    lane_holds, failures, crashes, losses, run_id, worker_id, attempts)
 select
-    gen_random_uuid(), 'succeeded', 'bench', 'noop', '[]', '{}', '{}', 0, now(), now(), now(), now(),
-    now() - n * interval '1 millisecond', null, null, false, null, null, null, null, 0, 0, 0, gen_random_uuid(),
-    gen_random_uuid(), '[]', null
+    ('0193' || lpad(to_hex(n), 8, '0') || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid,
+    'succeeded', 'bench', 'finished', json_build_array(n),
+    json_build_object('email', 'someone' || n || '@example.com', 'name', 'Someone Very Nice'), '{}', 0, at, at, at, at, at,
+    false, 0, 0, 0, gen_random_uuid(), gen_random_uuid(), '[]'
 from generate_series(%s::bigint, %s::bigint) as n
+cross join lateral (
+    select date_trunc('day', now() at time zone 'UTC') at time zone 'UTC' + n %% 86000 * interval '1 second'
+) as today(at)
 """
 
 
@@ -42,7 +49,8 @@ def make_pending(conn: psycopg.Connection[Any], count: int, *, first: int = 1) -
 
 
 def make_finished(conn: psycopg.Connection[Any], count: int) -> None:
-    """`count` tasks in the history, a thousand to the second, the youngest now."""
+    """`count` tasks in today's partition of the history."""
+    conn.execute("select outbox.keep_partitions(1)")
     for first in range(1, count + 1, 500_000):
         conn.execute(FINISHED, [first, min(first + 499_999, count)])
     conn.execute("vacuum (analyze) outbox.history")
@@ -51,6 +59,11 @@ def make_finished(conn: psycopg.Connection[Any], count: int) -> None:
 
 def none_pending(conn: psycopg.Connection[Any]) -> bool:
     return conn.execute("select from outbox.task where state = 'pending' limit 1").fetchone() is None
+
+
+def none_left(conn: psycopg.Connection[Any]) -> bool:
+    """Every outcome is recorded: nothing is unfinished."""
+    return conn.execute("select from outbox.task limit 1").fetchone() is None
 
 
 def finished(conn: psycopg.Connection[Any]) -> int:
