@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -134,20 +133,7 @@ class Keeper:
             if granted:
                 self._wake.set()
             if not self._swept:
-                break
-        self._busy_lanes(conn)
-
-    def _busy_lanes(self, conn: Conn) -> None:
-        """A lane that is enqueued to all the time is never found unlocked: queue for its lock, one lane a transaction."""
-        lanes = self._ledger.lanes_with_room(conn)
-        for lane in random.sample(lanes, min(4, len(lanes))):
-            try:
-                with conn.transaction():
-                    conn.execute("set local lock_timeout = '500ms'")
-                    if self._ledger.grant_in_turn(conn, lane):
-                        self._wake.set()
-            except psycopg.errors.LockNotAvailable:
-                log.info("a lane is locked by a long transaction", lane=lane)
+                return
 
     def _expire(self, conn: Conn) -> None:
         with conn.transaction():

@@ -148,31 +148,23 @@ class Ledger:
     def grant(self, conn: Conn, lanes: Sequence[str]) -> int:
         """Let the next of these lanes go, up to each lane's limit. Needs a transaction, in READ COMMITTED.
 
-        Whatever adds to what is under way in a lane holds the lane's lock until its commit: here as in an enqueue,
-        so that no two of them take the same place. A lane that somebody has locked is left to the next sweep.
+        One granter at a time, until its commit: so no two of them take the same place. While another one grants, the
+        answer is 0, and the next sweep sees to it.
         """
-        locked = [lane for (lane,) in self._run(conn, LOCK_LANES, lanes=sorted(lanes)[:LANES])]
-        return self._grant(conn, dict.fromkeys(locked, 1_000_000))
+        if (
+            not lanes
+            or not self._run(conn, "select pg_try_advisory_xact_lock(hashtextextended('outbox.grant', 0))")[0][0]
+        ):
+            return 0
+        return self._grant(conn, dict.fromkeys(lanes, 1_000_000))
 
     def sweep_lanes(self, conn: Conn, *, after: str = "") -> tuple[int, str]:
-        """Grant what a race left waiting, a page of lanes at a time, in the caller's transaction.
+        """Grant what waits although there is room, a page of lanes at a time, in the caller's transaction.
 
-        Answers how many, and the lane after which the next page begins; "" when all have been seen. One sweeper at a
-        time: the others answer (0, "").
+        Answers how many, and the lane after which the next page begins; "" when all have been seen.
         """
-        if not self._run(conn, "select pg_try_advisory_xact_lock(hashtextextended('outbox.sweep', 0))")[0][0]:
-            return 0, ""
         page = self._run(conn, WAITING_LANES, after=after, limit=LANES)
         return self.grant(conn, [lane for lane, free in page if free]), page[-1][0] if len(page) == LANES else ""
-
-    def lanes_with_room(self, conn: Conn) -> list[str]:
-        """Lanes where somebody waits although there is room: the sweep found them locked."""
-        return [lane for lane, free in self._run(conn, WAITING_LANES, after="", limit=LANES) if free]
-
-    def grant_in_turn(self, conn: Conn, lane: str) -> int:
-        """As `grant`, for one lane whose lock is waited for. Hold no other lane's lock."""
-        self._run(conn, LOCK_LANE, lane=lane)
-        return self._grant(conn, {lane: 1_000_000})
 
     def expire(self, conn: Conn, *, limit: int = 1000) -> list[str]:
         """Unstarted tasks past their `expires_at` end cancelled. Answers the lanes to grant."""
@@ -325,7 +317,7 @@ class Ledger:
         return [row[0] for row in rows]
 
     def _grant_after(self, conn: Conn, rows: Sequence[Any]) -> None:
-        """As many go as came free: that needs no lock, for nothing is added to what is under way."""
+        """As many go as came free: that needs no granter's lock, for nothing is added to what is under way."""
         freed: dict[str, int] = {}
         for _, lane in rows:
             if lane is not None:
@@ -586,16 +578,6 @@ and t.state = (select 'scheduled')
 returning case when t.lane like 'limit/%%' then t.lane end
 """
 
-LOCK_LANES = """
-select l.lane
-from unnest(%(lanes)s::text[]) as l(lane)
-where pg_try_advisory_xact_lock(hashtextextended('outbox.' || l.lane, 0))
-"""
-
-LOCK_LANE = """
-select pg_advisory_xact_lock(hashtextextended('outbox.' || %(lane)s, 0))
-"""
-
 GRANT = """
 update outbox.task t
 set state = case when t.due_at > clock_timestamp() then 'scheduled' else 'pending' end
@@ -603,7 +585,7 @@ where t.id = any(array(
     select next.id
     from unnest(%(lanes)s::text[], %(places)s::int[]) as l(lane, places)
     cross join lateral (
-        select coalesce(w.lane_limit, 1) as room
+        select coalesce(w.lane_limit, 1) as room, w.position as first
         from outbox.task w
         where w.lane = l.lane and w.state = 'waiting'
         order by w.position
@@ -621,6 +603,7 @@ where t.id = any(array(
         select w.id
         from outbox.task w
         where w.lane = l.lane and w.state = 'waiting'
+        and (w.position = head.first or l.lane like 'limit/%%')
         order by w.position
         limit greatest(0, least(head.room - now.taken, l.places))
         for update skip locked
@@ -749,6 +732,7 @@ returning t.id
 JOIN = """
 insert into outbox.worker (id, kind, host, pid, queues, threads, lease)
 values (%(worker)s, %(kind)s, %(host)s, %(pid)s, %(queues)s, %(threads)s, %(lease)s)
+on conflict (id) do nothing
 """
 
 BEAT = """

@@ -86,7 +86,8 @@ class Settler:
                     record(self._conn, self._ledger, runs)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if self._conn is not None and not self._conn.closed and not self._conn.broken:
-                    log.warning("settling again", runs=len(runs), error=str(error).strip())
+                    self._put_off(runs, error)
+                    return
                 else:
                     log.warning("outcomes wait: the database does not answer", runs=len(runs), error=str(error).strip())
                     self._conn = None
@@ -97,6 +98,15 @@ class Settler:
             else:
                 self._settled(runs)
                 return
+
+    def _put_off(self, runs: list[Run], error: Exception) -> None:
+        """A lock or a deadlock, on a connection that lives: what waits for it must not hold up the others."""
+        log.warning("settling again", runs=len(runs), error=str(error).strip())
+        if len(runs) > 1:
+            self._split(runs, error)
+        else:
+            self._abandon.wait(timeout=0.05)
+            self._ended.put(runs[0])
 
     def _split(self, runs: list[Run], error: Exception) -> None:
         if len(runs) > 1:

@@ -68,7 +68,11 @@ class Station:
         self._alone: OutboxConsumer | None = None
         self.stopping = False
         self._leave = threading.Event()
-        self.settler = Settler(ledger, lambda: connect("settle", idle_in_transaction=lease), settled=self._settled)
+        self.settler = Settler(
+            ledger,
+            lambda: connect("settle", idle_in_transaction=lease, lock_timeout=timedelta(seconds=3)),
+            settled=self._settled,
+        )
         self.lease = Lease(
             ledger, lambda: connect("lease"), kind="worker", lease=lease, threads=threads, report=self._report,
             on_cancel=self._request_cancels, on_outlawed=self._drop_everything,

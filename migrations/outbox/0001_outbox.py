@@ -5,9 +5,12 @@ Revision ID: outbox_0001
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from alembic import context, op
+
+from outbox.settings import Settings
 
 revision = "outbox_0001"
 down_revision = None
@@ -16,16 +19,16 @@ depends_on = None
 
 
 def _script(name: str) -> str:
-    schema = context.config.attributes.get("outbox_schema", "outbox")
     text = (Path(__file__).parent / "sql" / name).read_text(encoding="utf-8")
-    return text.replace("outbox.", f"{schema}.").replace("schema outbox", f"schema {schema}")
+    return re.sub(r"\boutbox\b", Settings().schema_name, text)
 
 
 def _run(script: str) -> None:
+    """As it stands: many statements, their `%` and `:` untouched, also through an application's own env.py."""
     if context.is_offline_mode():
-        op.execute(script)
+        op.get_context().impl.static_output(script)
     else:
-        op.get_bind().connection.driver_connection.execute(script)
+        op.get_bind().exec_driver_sql(script, execution_options={"no_parameters": True})
 
 
 def upgrade() -> None:

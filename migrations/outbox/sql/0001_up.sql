@@ -171,32 +171,24 @@ create table outbox.audit (
 );
 create index audit_subject on outbox.audit (subject);
 
--- A task with a lane takes its place when it is inserted: the lock makes position order commit order, and every
--- query below sees what committed before it. In other isolation levels than read committed it could not see
--- that, so there the task waits and the relay's sweep, a moment later, decides.
+-- A task with a lane takes its place when it is inserted. In an ordering lane the lock makes position order commit
+-- order, and the queries below see what committed before it; in other isolation levels than read committed they could
+-- not, so there the task waits, and the relay's sweep, a moment later, decides. In a limited lane every task waits: the
+-- one who grants at a time lets it go, and no business transaction takes a lock.
 create function outbox.take_place() returns trigger language plpgsql as $$
 begin
-    perform pg_advisory_xact_lock(hashtextextended('outbox.' || new.lane, 0));
-    new.position := coalesce(new.position, nextval('outbox.position'));
-    if current_setting('transaction_isolation') <> 'read committed' then
-        if new.lane like 'order/%' or new.state = 'pending' then
-            new.state := 'waiting';
-        end if;
-    elsif new.lane like 'order/%' then
-        if exists (select from outbox.task t where t.lane = new.lane and t.state <> 'waiting')
+    if new.lane like 'order/%' then
+        perform pg_advisory_xact_lock(hashtextextended('outbox.' || new.lane, 0));
+        if current_setting('transaction_isolation') <> 'read committed'
+        or exists (select from outbox.task t where t.lane = new.lane and t.state <> 'waiting')
         or exists (select from outbox.task t where t.lane = new.lane and t.state = 'waiting')
         or exists (select from outbox.dead d where d.lane = new.lane and d.lane_holds) then
             new.state := 'waiting';
         end if;
     elsif new.state = 'pending' then
-        if exists (select from outbox.task t where t.lane = new.lane and t.state = 'waiting')
-        or new.lane_limit <= (
-            select count(*) from outbox.task t
-            where t.lane = new.lane and t.state <> 'waiting' and t.state in ('pending', 'published', 'running')
-        ) then
-            new.state := 'waiting';
-        end if;
+        new.state := 'waiting';
     end if;
+    new.position := coalesce(new.position, nextval('outbox.position'));
     return new;
 end $$;
 
