@@ -5,18 +5,29 @@ from __future__ import annotations
 from importlib import import_module
 
 from alembic import context
-from sqlalchemy import create_engine
+from sqlalchemy import MetaData, create_engine
 from sqlalchemy.pool import NullPool
 
 from outbox.settings import Settings
 
 config = context.config
 settings = Settings()
-config.attributes.setdefault("outbox_schema", settings.schema_name)
 
 names = [name.strip() for name in (config.get_main_option("metadata") or "outbox.models:metadata").split(",")]
+
+
+def where_it_is(metadata: MetaData) -> MetaData:
+    """The tables as models say, the outbox's in the schema that OUTBOX_SCHEMA gives them."""
+    if metadata.schema != "outbox" or settings.schema_name == "outbox":
+        return metadata
+    moved = MetaData(schema=settings.schema_name)
+    for table in metadata.sorted_tables:
+        table.to_metadata(moved, schema=settings.schema_name)
+    return moved
+
+
 target_metadata = [
-    getattr(import_module(module), attribute) for module, attribute in (name.split(":") for name in names)
+    where_it_is(getattr(import_module(module), attribute)) for module, attribute in (name.split(":") for name in names)
 ]
 schemas = {metadata.schema for metadata in target_metadata}
 
@@ -24,9 +35,8 @@ schemas = {metadata.schema for metadata in target_metadata}
 def ours(name: str | None, kind: str, parents: dict[str, str | None]) -> bool:
     if kind == "schema":
         return name in schemas
-    return not (
-        kind == "table" and name is not None and parents.get("schema_name") == "outbox" and name.startswith("history_")
-    )
+    own = parents.get("schema_name") == settings.schema_name
+    return not (kind == "table" and name is not None and own and name.startswith("history_"))
 
 
 options = {"target_metadata": target_metadata, "include_schemas": True, "include_name": ours}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
+import psycopg
 from dramatiq.broker import Consumer
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.errors import ConnectionClosed
@@ -28,7 +30,7 @@ from uuid_utils.compat import uuid7
 
 from outbox import database
 from outbox.cron import Cron
-from outbox.enqueue import enqueue, task_of, use
+from outbox.enqueue import enqueue, row_of, task_of, use
 from outbox.errors import OutboxError
 from outbox.ledger import Conn, Ledger
 from outbox.logs import get_logger
@@ -99,7 +101,7 @@ class OutboxBroker(RabbitmqBroker):
         self.emit_before("enqueue", message, delay)
         wait = None if delay is None else timedelta(milliseconds=delay)
         run, session = _current.get(), bound_session.get()
-        if run is not None:
+        if run is not None and run.outcome is None:  # what an actor left behind sends after its end is nobody's child
             (run.after_failure if run.failing else run.children).append(self._task(message, wait))
         elif session is not None:
             enqueue(session, message, delay=wait, task_id=_uuid(message.message_id))
@@ -112,13 +114,23 @@ class OutboxBroker(RabbitmqBroker):
         return task_of(message, delay=wait, task_id=_uuid(message.message_id), max_payload=self.max_payload)
 
     def _enqueue_now(self, task: Task) -> None:
-        from outbox.enqueue import row_of
-
+        row = f"[{row_of(task)}]"
         conn: Conn | None = getattr(self._own, "conn", None)
-        if conn is None or conn.closed:
-            conn = self._own.conn = self.connect("enqueue")
-        self.ledger.enqueue(conn, f"[{row_of(task)}]")
+        try:
+            if conn is None or conn.closed:
+                conn = self._own.conn = self.connect("enqueue")
+            self.ledger.enqueue(conn, row)
+        except psycopg.OperationalError:
+            if conn is None or not conn.closed:
+                raise
+            self._enqueue_again(row)
         self._waker.wake()
+
+    def _enqueue_again(self, row: str) -> None:
+        """On a fresh connection: the old one may have been dead for long, or died after the commit."""
+        self._own.conn = self.connect("enqueue")
+        with suppress(psycopg.errors.UniqueViolation):
+            self.ledger.enqueue(self._own.conn, row)
 
     def committed(self, session: Session) -> None:
         """A session committed tasks: wake the relay of its database."""
@@ -208,7 +220,7 @@ class _Shift(Middleware):
 
         broker.station = Station(
             broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease,
-            tend=lambda: _replace_dead_threads(worker),
+            wake=broker._waker.wake, tend=lambda: _replace_dead_threads(worker),
         )  # fmt: skip
         broker.station.start()
 

@@ -35,6 +35,8 @@ log = get_logger("outbox.consumer")
 
 #: A claim waits this long for a relay that has published but not yet marked.
 LOCKED = timedelta(seconds=1.5)
+#: Seconds that a message may lie here unclaimed before it goes back to the queue.
+PARKED = 1.0
 
 
 class Delivery(MessageProxy):
@@ -77,7 +79,9 @@ class OutboxConsumer(Consumer):
         self._tags: deque[int] = deque()
         self._flush_scheduled = False
         self._open = True
+        self._base: str | None = None
         self._more: str | None = None
+        self._parked = False
         self._more_changed = time.monotonic()
         self._database: Conn | None = None
         try:
@@ -87,7 +91,7 @@ class OutboxConsumer(Consumer):
             self._queue = topology.queue(queue_name)
             self._channel = self._connection.channel()
             self._channel.add_on_cancel_callback(self._cancelled)
-            self._consume(2 * station.threads)
+            self._base = self._consume(2 * station.threads)
         except (AMQPError, psycopg.Error, OSError) as error:
             self.close()
             raise ConnectionClosed(error) from None
@@ -108,13 +112,16 @@ class OutboxConsumer(Consumer):
                 self._check_open()
                 self._adapt()
                 self._claim()
+                self._park_or_return()
             return self._ready.popleft() if self._ready else None
         except (AMQPError, psycopg.Error, OSError) as error:
             raise ConnectionClosed(error) from None
 
     def _patience(self) -> float:
-        if self._suspects or (self._arrived and not self._station.lease.valid):
+        if self._suspects or self._parked or (self._arrived and not self._station.lease.valid):
             return 0.1
+        if self._arrived:
+            return min(self._timeout, PARKED / 2)
         return self._timeout
 
     def _check_open(self) -> None:
@@ -125,8 +132,23 @@ class OutboxConsumer(Consumer):
         self._channel.basic_qos(prefetch_count=min(prefetch, 65_535))
         return str(self._channel.basic_consume(self._queue, self._deliver))
 
+    def _park_or_return(self) -> None:
+        """What cannot be claimed here for a while is left to other processes, and nothing more is taken until it can."""
+        if self._parked:
+            if self._station.room() > 0:
+                self._base, self._parked = self._consume(2 * self._station.threads), False
+        elif self._arrived and time.monotonic() - self._arrived[0].since > PARKED and self._station.room() == 0:
+            for tag in filter(None, (self._base, self._more)):
+                self._channel.basic_cancel(tag)
+            self._base = self._more = None
+            self._parked = True
+            while self._arrived:
+                self._channel.basic_nack(self._arrived.popleft().tag, requeue=True)
+
     def _adapt(self) -> None:
         """Slow tasks: a small prefetch, so that no idle process waits for what lies here. Short ones: a large one."""
+        if self._parked:
+            return
         if time.monotonic() - self._more_changed < 1.0 and self._more is None and not self._station.short_tasks:
             return
         if self._station.short_tasks and self._more is None:
@@ -185,12 +207,12 @@ class OutboxConsumer(Consumer):
 
     def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
-        asked, beat = [each.asked for each in batch], lease.beat
+        asked, worker, beat = [each.asked for each in batch], lease.id, lease.beat
         try:
-            found = ledger.claim(conn, asked, worker=lease.id, beat=beat, alone=alone)
+            found = ledger.claim(conn, asked, worker=worker, beat=beat, alone=alone)
         except psycopg.errors.LockNotAvailable:  # a relay that hangs in the middle of its batch: take the others
-            found = ledger.claim_unlocked(conn, asked, worker=lease.id, beat=beat, alone=alone)
-        if lease.beat > beat + 1:
+            found = ledger.claim_unlocked(conn, asked, worker=worker, beat=beat, alone=alone)
+        if lease.id != worker or lease.beat > beat + 1:
             raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))
         claimed = {c.id: c for c in found}
         left = [each for each in batch if each.id not in claimed or claimed[each.id].run_id != each.run_id]
@@ -252,7 +274,7 @@ class OutboxConsumer(Consumer):
 
     def nudge(self) -> None:
         """Something came free: claim again."""
-        if self._arrived or self._suspects:
+        if self._arrived or self._suspects or self._parked:
             self._call(lambda: None)
 
     def _call(self, callback: Any) -> None:

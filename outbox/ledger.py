@@ -125,11 +125,19 @@ class Ledger:
         Queues are served in the order of `room`: rotate it, or the first one's backlog starves the others.
         The locks live as long as the caller's transaction, which must outlive the confirms.
         """
-        wanted = {"queues": list(room), "rooms": [min(n, batch) for n in room.values()], "batch": batch}
+        wanted = {
+            "queues": list(room),
+            "rooms": [min(n, batch) for n in room.values()],
+            "batch": batch,
+            "bytes": BATCH_BYTES,
+        }
         return [Due(*row) for row in conn.execute(self._of(CLAIM_DUE), wanted, binary=True).fetchall()]
 
     def mark_published(self, conn: Conn, ids: Sequence[UUID], *, epochs: Mapping[str, int]) -> int:
-        """Rows that are still pending become published, each in its queue's epoch. For confirmed rows only (I4)."""
+        """Rows that are still pending become published, each in its queue's epoch. For confirmed rows only (I4).
+
+        Where the queue was paused meanwhile they stay pending, and what was published goes stale.
+        """
         wanted = {"ids": _array(id.hex for id in ids), "queues": list(epochs), "epochs": list(epochs.values())}
         return conn.execute(self._of(MARK_PUBLISHED), wanted).rowcount
 
@@ -441,6 +449,9 @@ def cleaned(text: str, *, limit: int = 16_384) -> str:
     return f"{text[:half]}\n[…]\n{text[-half:]}"
 
 
+#: Arguments that one claim of the relay fetches, beyond which the batch ends.
+BATCH_BYTES = 8_388_608
+
 #: Lanes that one transaction locks, and one sweep looks at.
 LANES = 500
 
@@ -534,22 +545,31 @@ select t.id, t.queue, convert_to(
     || '"outbox_fence":"' || t.fence || '"}'
     || ',"message_id":"' || t.id || '","message_timestamp":' || (extract(epoch from t.created_at) * 1000)::bigint || '}',
     'UTF8')
-from unnest(%(queues)s::text[], %(rooms)s::int[]) as q(name, room)
-cross join lateral (
-    select *
-    from outbox.task
-    where state = 'pending' and queue = q.name
-    order by priority, due_at
-    limit q.room
-    for update skip locked
+from (
+    select due.*, sum(octet_length(due.args::text) + octet_length(due.kwargs::text))
+        over (rows between unbounded preceding and 1 preceding) as before
+    from unnest(%(queues)s::text[], %(rooms)s::int[]) as q(name, room)
+    cross join lateral (
+        select *
+        from outbox.task
+        where state = 'pending' and queue = q.name
+        and not exists (select from outbox.queue p where p.name = q.name and p.paused)
+        order by priority, due_at
+        limit q.room
+        for update of task skip locked
+    ) due
+    limit %(batch)s
 ) t
-limit %(batch)s
+where t.before is null or t.before < %(bytes)s
 """
 
 MARK_PUBLISHED = """
 update outbox.task t
-set state = 'published', published_at = clock_timestamp(), epoch = q.epoch, reason = null
+set state = case when p.paused then 'pending' else 'published' end,
+    fence = case when p.paused then gen_random_uuid() else t.fence end,
+    published_at = clock_timestamp(), epoch = q.epoch, reason = null
 from unnest(%(queues)s::text[], %(epochs)s::int[]) as q(name, epoch)
+join outbox.queue p on p.name = q.name
 where t.id = any(%(ids)s::uuid[])
 and t.state = (select 'pending')
 and q.name = t.queue

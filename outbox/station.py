@@ -31,6 +31,8 @@ log = get_logger("outbox.station")
 
 #: A claimed task that has not started after this long goes back: another process may be idle.
 PATIENCE = 2.0
+#: A process empties itself for a suspect for this long, at first.
+ALONE = 5.0
 #: Claim ahead what the threads do in about this many seconds.
 AHEAD = 0.05
 
@@ -50,6 +52,7 @@ class Station:
         *,
         threads: int,
         lease: timedelta,
+        wake: Callable[[], None] = lambda: None,
         tend: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger = ledger
@@ -58,6 +61,7 @@ class Station:
         self._lease = lease
         self._engine = engine
         self._tend = tend
+        self._wake = wake
         self._lock = threading.Lock()
         self._runs: dict[UUID, tuple[Run, OutboxConsumer, int]] = {}
         self._consumers: dict[str, OutboxConsumer] = {}
@@ -66,6 +70,9 @@ class Station:
         self._in_hand = 0
         self._leaving: list[Run] = []
         self._alone: OutboxConsumer | None = None
+        self._alone_since = self._alone_after = 0.0
+        self._alone_window = ALONE
+        self._blocked = False
         self.stopping = False
         self._leave = threading.Event()
         self.settler = Settler(
@@ -121,11 +128,23 @@ class Station:
         return free if free >= min(self.threads, capacity // 2) or self._in_hand < self.threads else 0
 
     def ask_to_be_alone(self, consumer: OutboxConsumer) -> bool:
-        """Whether this consumer may claim a suspect now: nothing else is in hand, and nothing will be."""
+        """Whether this consumer may claim a suspect now: nothing else is in hand, and nothing will be.
+
+        Waiting for what runs to end, the process takes nothing new: so not for longer than a window, which grows.
+        """
+        now = time.monotonic()
         with self._lock:
-            if self._alone is None and not self.stopping:
-                self._alone = consumer
-            return self._alone is consumer and self._in_hand == 0 and self.lease.valid
+            if self._alone is None and not self.stopping and now >= self._alone_after:
+                self._alone, self._alone_since = consumer, now
+            if self._alone is not consumer:
+                return False
+            if self._in_hand == 0:
+                self._alone_window = ALONE
+                return self.lease.valid
+            if now - self._alone_since > self._alone_window and not self._runs_alone():
+                self._alone, self._alone_after = None, now + 2 * self._alone_window
+                self._alone_window = min(2 * self._alone_window, 600.0)
+            return False
 
     def no_longer_alone(self, consumer: OutboxConsumer) -> None:
         with self._lock:
@@ -137,6 +156,8 @@ class Station:
         return any(run.alone for run, _, _ in self._runs.values())
 
     def _slack(self) -> int:
+        if self._blocked:
+            return 0
         return max(2, min(16 * self.threads, int(self.threads * AHEAD / self._mean)))
 
     @property
@@ -198,6 +219,8 @@ class Station:
             consumer.flush()
         if any(run.alone for run in runs):
             self._nudge()
+        if any(run.lane or run.children or run.after_failure or run.given_back for run in runs):
+            self._wake()  # something may be due now that was not before
 
     def session(self) -> Session:
         return Session(self._engine(), expire_on_commit=False)
@@ -215,6 +238,7 @@ class Station:
     def _keep(self) -> None:
         while not self._leave.wait(PATIENCE / 4):
             try:
+                self._note_whether_blocked()
                 self._end_what_died()
                 self._tend()
                 self._give_back(older_than=PATIENCE)
@@ -229,6 +253,13 @@ class Station:
             log.error("a worker thread died with its task", task_id=str(run.task_id))
             run.outcome = run.outcome or without_outcome(run.delivery)
             self.ends(run)
+
+    def _note_whether_blocked(self) -> None:
+        """Whether every thread has been at its task for a second: then nothing is claimed ahead."""
+        before = time.monotonic() - 1.0
+        with self._lock:
+            running = [run for run, _, _ in self._runs.values() if run.started is not None and run.finished is None]
+        self._blocked = sum(run.started < before for run in running if run.started) >= self.threads
 
     def _give_back(self, *, older_than: float) -> None:
         now = time.monotonic()

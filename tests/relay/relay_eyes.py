@@ -62,7 +62,7 @@ class Queues:
     def take(self, queue: str = "mail") -> list[bytes]:
         """All messages that are ready, first to last; they are gone then."""
         with self.channel() as channel:
-            bodies = []
+            bodies: list[bytes] = []
             while True:
                 method, properties, body = channel.basic_get(self.name(queue), auto_ack=True)
                 if method is None or properties is None or body is None:
