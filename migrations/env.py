@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from alembic import context
 from sqlalchemy import MetaData, create_engine
@@ -39,7 +40,7 @@ def ours(name: str | None, kind: str, parents: dict[str, str | None]) -> bool:
     return not (kind == "table" and name is not None and own and name.startswith("history_"))
 
 
-options = {"target_metadata": target_metadata, "include_schemas": True, "include_name": ours}
+options: dict[str, Any] = {"target_metadata": target_metadata, "include_schemas": True, "include_name": ours}
 
 if context.is_offline_mode():
     context.configure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import dramatiq.broker
 import pytest
 from outbox_rows import Outbox
 
@@ -13,6 +14,12 @@ def ledger_outbox(new_database: Callable[[str], str], migrated_template: str) ->
     outbox = Outbox(new_database(migrated_template))
     yield outbox
     outbox.close()
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages here are for actors that nobody declares, whatever other tests have imported."""
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
 
 
 @pytest.fixture
