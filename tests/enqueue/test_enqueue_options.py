@@ -114,7 +114,7 @@ def test_every_option_reaches_its_column(outbox: Outbox) -> None:
 
 def test_a_concurrency_key_carries_its_limit(outbox: Outbox) -> None:
     row = outbox.row(outbox.add(1, concurrency_key="host", concurrency_limit=3))
-    assert (row["lane"], row["lane_limit"], row["state"]) == ("limit/host", 3, "pending")
+    assert (row["lane"], row["lane_limit"], row["state"]) == ("limit/host", 3, "waiting")
 
 
 def test_the_actor_s_priority_and_queue_count_unless_others_are_given(outbox: Outbox, broker: StubBroker) -> None:
