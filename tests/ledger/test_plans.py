@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -34,6 +35,9 @@ CLAIMS: dict[str, Any] = {
     "alone": False,
 }
 A_TASK: dict[str, Any] = {"id": IDS[0], "fence": IDS[1], "reason": "x", "run_at": None, "delay": "1 second"}
+A_ROW: dict[str, Any] = {
+    "rows": f'[{{"id":"{IDS[0]}","queue":"mail","actor":"a","args":[],"kwargs":{{}},"options":{{}},"unique_key":"once"}}]'
+}
 LANES: dict[str, Any] = {"lanes": [f"order/{n}" for n in range(50)], "places": [1] * 50}
 OF_A_WORKER: dict[str, Any] = {"worker": A_WORKER, "max_crashes": 3}
 A_BEAT: dict[str, Any] = {
@@ -47,11 +51,18 @@ A_BEAT: dict[str, Any] = {
 
 #: Each hot statement with the values of a full batch.
 HOT: dict[str, tuple[str, dict[str, Any]]] = {
+    "enqueue": (ledger.ENQUEUE, A_ROW),
+    "enqueue the rest": (ledger.ENQUEUE_REST, A_ROW),
     "register queues": (ledger.REGISTER_QUEUES, {}),
-    "claim due": (ledger.CLAIM_DUE, {"queues": ["mail", "queue1"], "rooms": [500, 500], "batch": 500}),
+    "claim due": (
+        ledger.CLAIM_DUE,
+        {"queues": ["mail", "queue1"], "rooms": [500, 500], "batch": 500, "bytes": 10_000_000},
+    ),
     "mark published": (ledger.MARK_PUBLISHED, {"ids": IDS, "queues": ["mail"], "epochs": [0]}),
     "push back": (ledger.PUSH_BACK, {"ids": IDS[:20], "reasons": ["x"] * 20}),
     "return dead letter": (ledger.RETURN_DEAD_LETTER, A_TASK),
+    "republish older epochs": (ledger.REPUBLISH_OLDER_EPOCHS, {}),
+    "republish from empty": (ledger.REPUBLISH_FROM_EMPTY, {"name": "mail", "before": datetime(2026, 1, 1, tzinfo=UTC)}),
     "claim": (ledger.CLAIM, CLAIMS),
     "claim unlocked": (ledger.CLAIM_UNLOCKED, CLAIMS),
     "verdicts": (ledger.VERDICTS, CLAIMS),
@@ -170,7 +181,7 @@ def pages(new_database: Callable[[str], str], migrated_template: str) -> Iterato
 
 def _pages(outbox: Outbox) -> Pages:
     """A hundred tasks on their way, each station measured and undone, then gone, so that the next finds its rows."""
-    conn, batch = outbox.conn, {"queues": ["mail"], "rooms": [100], "batch": 100}
+    conn, batch = outbox.conn, {"queues": ["mail"], "rooms": [100], "batch": 100, "bytes": 10_000_000}
     conn.execute("vacuum analyze outbox.task")
     found = {"claim due": touched(conn, ledger.CLAIM_DUE, batch), "register": touched(conn, ledger.REGISTER_QUEUES, {})}
     with conn.transaction(force_rollback=True):
