@@ -210,7 +210,8 @@ class OutboxConsumer(Consumer):
         asked, worker, beat = [each.asked for each in batch], lease.id, lease.beat
         try:
             found = ledger.claim(conn, asked, worker=worker, beat=beat, alone=alone)
-        except psycopg.errors.LockNotAvailable:  # a relay that hangs in the middle of its batch: take the others
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            # a relay that hangs in the middle of its batch, or a claim of the same copies elsewhere: take the others
             found = ledger.claim_unlocked(conn, asked, worker=worker, beat=beat, alone=alone)
         if lease.id != worker or lease.beat > beat + 1:
             raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))

@@ -565,11 +565,13 @@ where t.before is null or t.before < %(bytes)s
 
 MARK_PUBLISHED = """
 update outbox.task t
-set state = case when p.paused then 'pending' else 'published' end,
-    fence = case when p.paused then gen_random_uuid() else t.fence end,
+set state = case when q.paused then 'pending' else 'published' end,
+    fence = case when q.paused then gen_random_uuid() else t.fence end,
     published_at = clock_timestamp(), epoch = q.epoch, reason = null
-from unnest(%(queues)s::text[], %(epochs)s::int[]) as q(name, epoch)
-join outbox.queue p on p.name = q.name
+from (
+    select a.name, a.epoch, exists (select from outbox.queue p where p.name = a.name and p.paused) as paused
+    from unnest(%(queues)s::text[], %(epochs)s::int[]) as a(name, epoch)
+) q
 where t.id = any(%(ids)s::uuid[])
 and t.state = (select 'pending')
 and q.name = t.queue

@@ -19,7 +19,7 @@ from outbox.ledger import Conn, Due, Ledger
 from outbox.logs import get_logger
 from outbox.metrics import LOST
 from outbox.settings import Settings
-from outbox.topology import NOT_FOUND, Topology, connect
+from outbox.topology import NOT_FOUND, PromptConnection, Topology
 
 __all__ = ["Registry"]
 
@@ -225,7 +225,8 @@ class Registry:
 
     def _amqp(self) -> pika.BlockingConnection:
         if self._broker is None or not self._broker.is_open:
-            self._broker, self._channel = connect(self._settings.rabbitmq_url, name="outbox registry"), None
+            url, within = self._settings.rabbitmq_url, self._settings.confirm_timeout
+            self._broker, self._channel = PromptConnection(url, name="outbox registry", within=within), None
         return self._broker
 
     def _amqp_channel(self) -> Any:

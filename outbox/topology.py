@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pika
@@ -12,7 +13,7 @@ from pika.exceptions import ChannelClosedByBroker
 from outbox.ledger import Conn, Ledger
 from outbox.logs import get_logger
 
-__all__ = ["DEAD_LETTER_LIMIT", "DELIVERY_LIMIT", "Topology", "connect", "depth"]
+__all__ = ["DEAD_LETTER_LIMIT", "DELIVERY_LIMIT", "PromptConnection", "Topology", "connect", "depth"]
 
 log = get_logger("outbox.topology")
 
@@ -40,19 +41,17 @@ class Topology:
     def ensure(self, connection: pika.BlockingConnection, database: Callable[[], Conn], name: str) -> None:
         """The queue exists when this returns. If it was missing, its next epoch was committed before it was declared.
 
-        So whatever was published in the epoch before is known to be lost, however the loss came about.
+        So whatever was published in the epoch before is known to be lost, however the loss came about. One at a time:
+        an epoch begun between another's and its declaration would make everything due that was published in between.
         """
-        while True:
-            with database() as conn:
-                seen = self.ledger.queue_epoch(conn, name)
-            if _exists(connection, self.queue(name)):
-                return
-            with database() as conn:
-                begun = self.ledger.begin_epoch(conn, name, seen=seen)
-            if begun is not None:
-                self._declare(connection, name)
-                log.info("queue declared", queue=self.queue(name), epoch=begun)
-                return
+        with database() as turn, turn.transaction():
+            turn.execute("select pg_advisory_xact_lock(hashtextextended('outbox.queue.' || %s, 0))", [self.queue(name)])
+            while not _exists(connection, self.queue(name)):
+                with database() as conn:
+                    begun = self.ledger.begin_epoch(conn, name, seen=self.ledger.queue_epoch(conn, name))
+                if begun is not None:
+                    self._declare(connection, name)
+                    log.info("queue declared", queue=self.queue(name), epoch=begun)
 
     def declare_dead_letters(self, connection: pika.BlockingConnection, name: str) -> None:
         channel = connection.channel()
@@ -82,6 +81,22 @@ class Topology:
 def connect(url: str, *, name: str) -> pika.BlockingConnection:
     """A connection that notices a silent peer in seconds, with a name that operators see."""
     return pika.BlockingConnection(parameters(url, name=name))
+
+
+class PromptConnection(pika.BlockingConnection):
+    """A connection for requests alone: one that is not answered in time ends it, long before its heartbeats would."""
+
+    def __init__(self, url: str, *, name: str, within: timedelta) -> None:
+        super().__init__(parameters(url, name=name))
+        self._within = within.total_seconds()
+
+    def _flush_output(self, *waiters: Callable[[], bool]) -> None:
+        silent = ConnectionError(f"no answer within {self._within:g} s")
+        timer = self._impl._adapter_call_later(self._within, lambda: self._impl._terminate_stream(silent))
+        try:
+            super()._flush_output(*waiters)
+        finally:
+            self._impl._adapter_remove_timeout(timer)
 
 
 def parameters(url: str, *, name: str) -> pika.URLParameters:
