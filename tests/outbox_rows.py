@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import dramatiq
+import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from sqlalchemy import Engine, create_engine
@@ -40,7 +41,15 @@ class Outbox:
         self.engine.dispose()
 
     def empty(self) -> None:
-        """No row in any table, whatever the test before has left."""
+        """No row in any table, whatever the test before has left; connected again, if it has ended the server."""
+        try:
+            self._delete_all()
+        except psycopg.OperationalError:
+            self.engine.dispose()
+            self.conn = self.connect()
+            self._delete_all()
+
+    def _delete_all(self) -> None:
         for name in ("task", "history", "dead", "queue", "worker", "fire", "schedule", "audit"):
             self.conn.execute(sql.SQL("delete from {}").format(sql.Identifier(self.schema, name)))
 

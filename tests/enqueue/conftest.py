@@ -23,6 +23,12 @@ def outbox(shared_outbox: Outbox) -> Outbox:
     return shared_outbox
 
 
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages here are for actors that nobody declares, whatever other tests have imported."""
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+
+
 @pytest.fixture
 def broker() -> Iterator[StubBroker]:
     """The process's broker for the length of a test: actors declared in the test do not meet those of others."""
