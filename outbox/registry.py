@@ -12,7 +12,7 @@ from typing import Any
 import pika
 import psycopg
 from dramatiq.errors import DecodeError
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ShortStringTooLong
 
 from outbox import database, foreign
 from outbox.ledger import Conn, Due, Ledger
@@ -48,6 +48,7 @@ class Registry:
         self._active_until: dict[str, float] = {}
         self._empty_since: dict[str, datetime] = {}
         self._checked: dict[str, float] = {}
+        self._odd: dict[str, str] = {}
         self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="outbox-registry", daemon=True)
@@ -134,9 +135,22 @@ class Registry:
             pace = ACTIVE if self._active_until.get(name, 0) > now else IDLE
             if now - self._checked.get(name, 0) >= pace:
                 self._checked[name] = now  # also if it fails: the next look then begins with another
-                self._measure(conn, name)
+                self._measure_alone(conn, name)
         if fresh:
             self._wake.set()
+
+    def _measure_alone(self, conn: Conn, name: str) -> None:
+        """A queue that the broker cannot have, or does not give, is its tasks' trouble and nobody else's."""
+        try:
+            self._measure(conn, name)
+            self._odd.pop(name, None)
+        except (ChannelClosedByBroker, ShortStringTooLong) as error:
+            self._channel = None
+            with self._lock:
+                self._depths.pop(name, None)
+            if self._odd.get(name) != str(error):
+                log.error("nothing can be published to this queue", queue=name, error=str(error))
+            self._odd[name] = str(error)
 
     def _measure(self, conn: Conn, name: str) -> None:
         seen_at: datetime = conn.execute("select clock_timestamp()").fetchall()[0][0]
