@@ -25,14 +25,24 @@ def _seconds(value: object) -> object:
         return value
 
 
+def _in_lower_case(value: str) -> str:
+    if value != value.lower():
+        raise ValueError("must be in lower case, as PostgreSQL has it")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_a_name)]
+SchemaName = Annotated[Name, AfterValidator(_in_lower_case)]
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Durations are seconds in the environment, `timedelta` in the code."""
+    """Everything that can be set. Durations are seconds in the environment, `timedelta` in the code.
 
-    model_config = SettingsConfigDict(env_prefix="OUTBOX_", extra="ignore", populate_by_name=True)
+    A name that is none is refused: a setting misspelt in the code would silently keep its default.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OUTBOX_", extra="forbid", populate_by_name=True)
 
     database_url: str = Field(
         default="postgresql://localhost/postgres", validation_alias="DATABASE_URL", description="PostgreSQL"
@@ -48,8 +58,8 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL", description="DEBUG, INFO, WARNING, ERROR")
 
     app: str | None = Field(default=None, description="module that holds the broker and the actors")
-    schema_: Name = Field(
-        default="outbox", alias="schema", validation_alias="OUTBOX_SCHEMA", description="schema of the tables"
+    schema_name: SchemaName = Field(
+        default="outbox", validation_alias="OUTBOX_SCHEMA", description="schema of the tables"
     )
     queue_prefix: Name = Field(default="outbox", description="prefix of the queues in RabbitMQ")
     health_port: int | None = Field(
@@ -76,10 +86,6 @@ class Settings(BaseSettings):
     def pooled(self) -> bool:
         """Whether connections go through PgBouncer in transaction mode: then nobody can listen either."""
         return not self.listen
-
-    @property
-    def schema_name(self) -> str:
-        return self.schema_
 
     @property
     def sqlalchemy_url(self) -> URL:
