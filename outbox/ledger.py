@@ -397,7 +397,11 @@ class Ledger:
     def pause_queue(self, conn: Conn, name: str, *, who: str) -> int:
         """Nothing of this queue starts any more: unclaimed messages go stale, their rows wait as pending."""
         self._run(conn, PAUSE_QUEUE, name=name, who=cleaned(who))
-        return len(self._run(conn, UNPUBLISH_QUEUE, name=name))
+        return self.unpublish_paused(conn, name)
+
+    def unpublish_paused(self, conn: Conn, name: str) -> int:
+        """What is published of a paused queue goes stale, also what a relay had in flight when it was paused."""
+        return len(self._run(conn, UNPUBLISH_PAUSED, name=name))
 
     def resume_queue(self, conn: Conn, name: str) -> bool:
         return bool(self._run(conn, RESUME_QUEUE, name=name))
@@ -1086,10 +1090,11 @@ on conflict (name) do update
 set paused = true, paused_by = excluded.paused_by, paused_at = excluded.paused_at
 """
 
-UNPUBLISH_QUEUE = """
+UNPUBLISH_PAUSED = """
 update outbox.task t
 set state = 'pending', fence = gen_random_uuid(), published_at = null, epoch = null
 where t.queue = %(name)s and t.state = 'published'
+and exists (select from outbox.queue q where q.name = %(name)s and q.paused)
 returning t.id
 """
 

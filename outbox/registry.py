@@ -131,11 +131,13 @@ class Registry:
             self._epochs = {name: epoch for name, (epoch, _) in queues.items()}
             self._paused = {name for name, (_, paused) in queues.items() if paused}
         now = time.monotonic()
-        for name in queues:
+        for name, (_, paused) in queues.items():
             pace = ACTIVE if self._active_until.get(name, 0) > now else IDLE
             if now - self._checked.get(name, 0) >= pace:
                 self._checked[name] = now  # also if it fails: the next look then begins with another
                 self._measure_alone(conn, name)
+                if paused:
+                    self._ledger.unpublish_paused(conn, name)  # batches that were in flight
         if fresh:
             self._wake.set()
 
