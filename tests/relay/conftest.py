@@ -19,6 +19,8 @@ from deploy.local.servers import GivenServer, RabbitMQ
 from outbox.relay import Relay
 from outbox.settings import Settings
 
+__all__ = ["Launch", "MakeRelay"]
+
 
 @pytest.fixture(scope="session")
 def vhost_url(rabbitmq: RabbitMQ | GivenServer) -> str:

@@ -62,13 +62,19 @@ class Queues:
     def take(self, queue: str = "mail") -> list[bytes]:
         """All messages that are ready, first to last; they are gone then."""
         with self.channel() as channel:
+            waiting = channel.queue_declare(self.name(queue), passive=True).method.message_count
+            channel.basic_qos(prefetch_count=waiting)
             bodies: list[bytes] = []
-            while True:
-                method, properties, body = channel.basic_get(self.name(queue), auto_ack=True)
-                if method is None or properties is None or body is None:
-                    return bodies
+            while len(bodies) < waiting:
+                method, properties, body = next(channel.consume(self.name(queue)))
+                assert method is not None and properties is not None and body is not None  # noqa: PT018
+                last = method.delivery_tag
                 self.properties.append(properties)
                 bodies.append(body)
+            if bodies:
+                channel.basic_ack(last, multiple=True)
+                channel.cancel()
+            return bodies
 
     def reject(self, queue: str = "mail") -> int:
         """A consumer that rejects all that is ready, for good. How many it rejected."""
@@ -175,17 +181,21 @@ class HeldWire(Wire):
             while taken := pair.client.recv(65_536):
                 self._flows.wait()
                 self.sent(pair, taken)
-                pair.server.sendall(taken)
-        with contextlib.suppress(OSError):
-            pair.server.shutdown(socket.SHUT_WR)
+                if not pair.vanished:
+                    pair.server.sendall(taken)
+        if not pair.vanished:
+            with contextlib.suppress(OSError):
+                pair.server.shutdown(socket.SHUT_WR)
 
     def _to_client(self, pair: Any) -> None:
         with contextlib.suppress(OSError):
             while taken := pair.server.recv(65_536):
                 self._flows.wait()
-                pair.client.sendall(taken)
-        with contextlib.suppress(OSError):
-            pair.client.shutdown(socket.SHUT_WR)
+                if not pair.vanished:
+                    pair.client.sendall(taken)
+        if not pair.vanished:
+            with contextlib.suppress(OSError):
+                pair.client.shutdown(socket.SHUT_WR)
 
 
 class Tap(HeldWire):
