@@ -257,7 +257,7 @@ def test_the_limit_holds_while_everybody_hammers_the_lanes(outbox: Outbox) -> No
     for producer in producers:
         producer.join()
     try:
-        await_that(lambda: errors or not outbox.ids(), timedelta(seconds=30))
+        await_that(lambda: errors or not outbox.ids(), timedelta(seconds=80))
     finally:
         stop.set()
         for thread in threads:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import dramatiq.broker
 import pytest
 from outbox_rows import Outbox
 from relay_eyes import HeldWire, Launch, MakeRelay, Queues
@@ -88,3 +89,9 @@ def wire(queues: Queues) -> Iterator[HeldWire]:
     wire = HeldWire(queues.url)
     yield wire
     wire.close()
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages here are for actors that nobody declares, whatever other tests have imported."""
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
