@@ -32,7 +32,7 @@ from outbox import database
 from outbox.cron import Cron
 from outbox.enqueue import enqueue, row_of, task_of, use
 from outbox.errors import OutboxError
-from outbox.ledger import Conn, Ledger
+from outbox.ledger import Conn, Ledger, cleaned
 from outbox.logs import get_logger
 from outbox.models import Task
 from outbox.outcomes import Outcomes
@@ -102,6 +102,7 @@ class OutboxBroker(RabbitmqBroker):
         wait = None if delay is None else timedelta(milliseconds=delay)
         run, session = _current.get(), bound_session.get()
         if run is not None and run.outcome is None:  # what an actor left behind sends after its end is nobody's child
+            message = _readable(message) if run.failing else message
             (run.after_failure if run.failing else run.children).append(self._task(message, wait))
         elif session is not None:
             enqueue(session, message, delay=wait, task_id=_uuid(message.message_id))
@@ -242,6 +243,19 @@ def _replace_dead_threads(worker: Any) -> None:
 def _sends_on(hook: Callable[..., None], error: Exception) -> bool:
     """Whether a hook failed to send what comes after a task: a chain must not be cut in silence."""
     return isinstance(error, OutboxError) or isinstance(getattr(hook, "__self__", None), (Callbacks, Pipelines))
+
+
+def _readable(message: Message[Any]) -> Message[Any]:
+    """What tells of a failure quotes its text, whatever is in it: without that which no row can hold."""
+    return message.copy(args=_clean(message.args), kwargs=_clean(message.kwargs))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return cleaned(value, limit=2**31)
+    if isinstance(value, dict):
+        return {_clean(key): _clean(each) for key, each in value.items()}
+    return type(value)(map(_clean, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _uuid(text: str) -> UUID | None:

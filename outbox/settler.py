@@ -21,6 +21,8 @@ log = get_logger("outbox.settler")
 
 BATCH = 200
 LINGER = 0.003
+#: Seconds; a wait without an end would be a loss.
+LONGEST = 100 * 365 * 86_400.0
 
 
 class Settler:
@@ -169,4 +171,5 @@ def _finished(run: Run) -> Finished:
 
 
 def _failure(run: Finished, outcome: Outcome) -> Failure:
-    return Failure(run, outcome.name, outcome.error, outcome.traceback, outcome.wait, outcome.counts)
+    wait = None if outcome.wait is None else min(max(outcome.wait, 0.0), LONGEST)
+    return Failure(run, outcome.name, outcome.error, outcome.traceback, wait, outcome.counts)
