@@ -15,6 +15,7 @@ import dramatiq.worker
 import psycopg
 import pytest
 from awaiting import SOON, await_that
+from dramatiq.asyncio import get_event_loop_thread, set_event_loop_thread
 from dramatiq.middleware import Middleware
 from psycopg.rows import class_row
 
@@ -106,8 +107,10 @@ class Workshop:
 
     def work(self, threads: int = 2, queues: set[str] | None = None) -> Station:
         """Start a worker; answers its station, once it has joined and consumes every queue."""
+        self._other_loop = get_event_loop_thread()
         self.worker = dramatiq.Worker(self.broker, queues=queues, worker_threads=threads, worker_timeout=100)
         self.worker.start()
+        self._loop = get_event_loop_thread()
         station: Station = self.broker.station
         wanted = queues or self.broker.get_declared_queues()
         await_that(lambda: set(station._consumers) >= wanted)
@@ -119,7 +122,9 @@ class Workshop:
 
     def stop_working(self, timeout: timedelta = timedelta(seconds=10)) -> None:
         if self.worker is not None:
+            set_event_loop_thread(self._loop)  # Dramatiq has one a process; here are several workers
             self.worker.stop(timeout=int(timeout.total_seconds() * 1000))
+            set_event_loop_thread(self._other_loop)
         self.worker = None
 
     def close(self) -> None:
