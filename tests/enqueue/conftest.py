@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import dramatiq
 import pytest
@@ -25,8 +26,10 @@ def outbox(shared_outbox: Outbox) -> Outbox:
 
 @pytest.fixture(autouse=True)
 def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages here are for actors that nobody declares, whatever other tests have imported."""
+    """Messages here are for actors that nobody declares, and go where nobody has said, whatever other tests imported."""
+    enqueueing = import_module("outbox.enqueue")
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    monkeypatch.setattr(enqueueing, "_default", enqueueing._Default())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mypy import api
 
-CALLS = '''
+CALLS = """
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -50,7 +50,7 @@ def route(tasks: Spelt, session: Session, other: AsyncSession) -> None:
     tasks.options(dellay=timedelta(1))  # wrong
     outbox.enqueue(session, send_mail.message(1), delay=5)  # wrong
     outbox.enqueue(None, send_mail.message(1))  # wrong
-'''
+"""
 
 
 def test_wrong_calls_and_no_others_are_errors_of_the_type_checker(tmp_path: Path) -> None:

@@ -27,14 +27,18 @@ def outbox(fastapi_outbox: Outbox) -> Outbox:
     return fastapi_outbox
 
 
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages here are for actors that nobody declares, and go where nobody has said, whatever other tests imported."""
+    enqueueing = import_module("outbox.enqueue")
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    monkeypatch.setattr(enqueueing, "_default", enqueueing._Default())
+
+
 @pytest.fixture
 def broker(outbox: Outbox) -> Iterator[OutboxBroker]:
     """The process's broker for the length of a test. It opens no connection to RabbitMQ."""
-    enqueueing = import_module("outbox.enqueue")
-    before, default = dramatiq.broker.global_broker, enqueueing._default
     broker = OutboxBroker(Settings(database_url=outbox.url))
     dramatiq.set_broker(broker)
     yield broker
-    dramatiq.broker.global_broker = before
-    enqueueing.use(default)
     broker.close()
