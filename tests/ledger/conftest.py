@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 import dramatiq.broker
 import pytest
@@ -19,7 +20,9 @@ def ledger_outbox(new_database: Callable[[str], str], migrated_template: str) ->
 @pytest.fixture(autouse=True)
 def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages here are for actors that nobody declares, whatever other tests have imported."""
+    enqueue = import_module("outbox.enqueue")
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    monkeypatch.setattr(enqueue, "_default", enqueue._Default())
 
 
 @pytest.fixture

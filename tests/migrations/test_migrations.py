@@ -10,7 +10,6 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 
 import psycopg
@@ -181,7 +180,6 @@ def test_so_are_what_alembic_does_not_compare_checks_defaults_and_partial_indexe
 def broker(url: str, monkeypatch: pytest.MonkeyPatch) -> OutboxBroker:
     """A broker of a service whose environment says OUTBOX_SCHEMA=other."""
     monkeypatch.setenv("OUTBOX_SCHEMA", "other")
-    monkeypatch.setattr(import_module("outbox.enqueue"), "_default", None)  # the broker puts itself there; undone later
     return OutboxBroker()
 
 
