@@ -88,12 +88,17 @@ class Workshop:
     """Declare actors, send, `publish()`, `work()`, then ask what became of the tasks. `close()` leaves no thread of them."""
 
     def __init__(
-        self, settings: Settings, *, outcomes: Outcomes | None = None, middleware: Sequence[Middleware] = ()
+        self,
+        settings: Settings,
+        *,
+        outcomes: Outcomes | None = None,
+        middleware: Sequence[Middleware] = (),
+        watch: str | None = None,
     ) -> None:
         self.settings = settings
         self.broker = OutboxBroker(settings, outcomes=outcomes, middleware=middleware)
         dramatiq.set_broker(self.broker)
-        self.db = psycopg.connect(settings.conninfo, autocommit=True)
+        self.db = psycopg.connect(watch or settings.conninfo, autocommit=True)
         self.relay: Relay | None = None
         self.worker: dramatiq.Worker | None = None
 
@@ -101,8 +106,9 @@ class Workshop:
         """The decorator of an actor of this broker."""
         return cast(Declare, dramatiq.actor(broker=self.broker, **options))
 
-    def publish(self) -> None:
-        self.relay = Relay(self.settings)
+    def publish(self, **settings: Any) -> None:
+        """Start a relay, with other settings than the worker's where they are named."""
+        self.relay = Relay(self.settings.model_copy(update=settings))
         self.relay.start()
 
     def work(self, threads: int = 2, queues: set[str] | None = None) -> Station:
@@ -248,7 +254,9 @@ def make_workshop(
     def make(*, outcomes: Outcomes | None = None, middleware: Sequence[Middleware] = (), **settings: Any) -> Workshop:
         named = {"database_url": database_url, "rabbitmq_url": vhost_url, "queue_prefix": queue_prefix}
         paced = {"relay_poll": timedelta(milliseconds=50)}
-        shop = Workshop(Settings(**{**named, **paced, **settings}), outcomes=outcomes, middleware=middleware)
+        shop = Workshop(
+            Settings(**{**named, **paced, **settings}), outcomes=outcomes, middleware=middleware, watch=database_url
+        )
         made.append(shop)
         return shop
 

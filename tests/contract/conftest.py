@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import dramatiq.worker
 import pytest
-from sides import Ours, Side, Stock
+from sides import MakeStock, Ours, Side, Stock
 from workshop import MakeWorkshop, make_workshop, open_workshop, shop, vhost_url, workshop
 
 __all__ = ["make_workshop", "open_workshop", "shop", "vhost_url", "workshop"]
-
-MakeStock = Callable[..., Stock]
 
 
 @pytest.fixture

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import dramatiq
-import pika
 from awaiting import await_that
+from broker_side import admin, cancel, catch_up, depth, drop_connection, shut
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import Middleware
-from pika.adapters.blocking_connection import BlockingChannel
-from pika.exceptions import ChannelClosedByBroker
 from workshop import Declare, Workshop
 
-__all__ = ["Ours", "Side", "Stock", "admin", "consumers", "depth", "depth_of", "raising"]
+__all__ = ["MakeStock", "Ours", "Side", "Stock", "raising"]
 
 
 class Side(Protocol):
@@ -70,19 +64,19 @@ class Stock:
         return self._name
 
     def drop_connection(self) -> None:
-        _shut(self._consumer().connection)
+        shut(self._consumer().connection)
 
     def cancel_consumer(self, suffix: str = "") -> None:
         consumer = self._consumer(suffix)
-        _cancel(consumer.connection, consumer.channel)
+        cancel(consumer.connection, consumer.channel)
 
     def catch_up(self) -> None:
-        _catch_up(self._consumer().connection)
+        catch_up(self._consumer().connection)
 
     def abandon(self) -> None:
         """The producer's process dies: its connections end without a word of it."""
         for connection in self.broker.connections:
-            _shut(connection)
+            shut(connection)
         self.broker.channels.clear()
         self.broker.connections.clear()
 
@@ -103,6 +97,9 @@ class Stock:
         worker = self.worker
         assert worker is not None
         return await_that(lambda: worker.consumers[self._name + suffix].consumer)
+
+
+MakeStock = Callable[..., Stock]
 
 
 class Ours:
@@ -126,14 +123,14 @@ class Ours:
         return self.workshop.queue()
 
     def drop_connection(self) -> None:
-        _shut(self._consumer()._connection)
+        drop_connection(self._consumer())
 
     def cancel_consumer(self) -> None:
         consumer = self._consumer()
-        _cancel(consumer._connection, consumer._channel)
+        cancel(consumer._connection, consumer._channel)
 
     def catch_up(self) -> None:
-        _catch_up(self._consumer()._connection)
+        catch_up(self._consumer()._connection)
 
     def _consumer(self) -> Any:
         worker = self.workshop.worker
@@ -151,50 +148,3 @@ def raising(hook: str, error: BaseException, *, times: int = 1) -> Middleware:
 
     middleware: Middleware = type("Raising", (Middleware,), {hook: broken})()
     return middleware
-
-
-@contextmanager
-def admin(url: str) -> Iterator[BlockingChannel]:
-    """A channel beside the system."""
-    connection = pika.BlockingConnection(pika.URLParameters(url))
-    try:
-        yield connection.channel()
-    finally:
-        with contextlib.suppress(pika.exceptions.AMQPError):
-            connection.close()
-
-
-def depth(channel: BlockingChannel, queue: str) -> int | None:
-    """Ready messages; None when there is no such queue (the channel is closed then)."""
-    try:
-        return int(channel.queue_declare(queue, passive=True).method.message_count)
-    except ChannelClosedByBroker:
-        return None
-
-
-def depth_of(url: str, queue: str) -> int | None:
-    """The same, for a queue that may be missing now and there later."""
-    with admin(url) as channel:
-        return depth(channel, queue)
-
-
-def consumers(channel: BlockingChannel, queue: str) -> int:
-    """Who consumes this queue, as RabbitMQ knows it."""
-    return int(channel.queue_declare(queue, passive=True).method.consumer_count)
-
-
-def _shut(connection: Any) -> None:
-    connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
-
-
-def _cancel(connection: Any, channel: Any) -> None:
-    """What pika does when Basic.Cancel arrives."""
-    tag = next(iter(channel._consumer_infos))
-    frame = pika.frame.Method(channel.channel_number, pika.spec.Basic.Cancel(tag))
-    connection.add_callback_threadsafe(lambda: channel._on_consumer_cancelled_by_broker(frame))
-
-
-def _catch_up(connection: Any) -> None:
-    done = threading.Event()
-    connection.add_callback_threadsafe(done.set)
-    assert done.wait(5)

@@ -6,8 +6,8 @@ import threading
 from collections import Counter
 
 from awaiting import await_that
-from conftest import MakeStock
-from sides import Ours, admin, depth
+from broker_side import admin, depth
+from sides import MakeStock, Ours
 from workshop import Workshop
 
 

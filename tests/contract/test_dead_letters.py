@@ -7,9 +7,9 @@ from typing import Any
 import dramatiq
 import pytest
 from awaiting import await_that
-from conftest import MakeStock
+from broker_side import admin, depth_of
 from dramatiq.middleware import Middleware, SkipMessage
-from sides import admin, depth_of
+from sides import MakeStock
 from workshop import MakeWorkshop, Workshop
 
 from outbox.topology import DELIVERY_LIMIT

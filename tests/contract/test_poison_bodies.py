@@ -10,8 +10,8 @@ from uuid import uuid4
 import pika
 import pytest
 from awaiting import await_that
-from conftest import MakeStock
-from sides import admin
+from broker_side import admin
+from sides import MakeStock
 from workshop import Workshop
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 from awaiting import await_that
-from conftest import MakeStock
-from sides import admin, depth_of
+from broker_side import admin, depth_of
+from sides import MakeStock
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
 

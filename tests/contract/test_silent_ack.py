@@ -7,10 +7,9 @@ from typing import Any
 import dramatiq
 import pytest
 from awaiting import await_that
-from conftest import MakeStock
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import Middleware, MiddlewareError, Pipelines, Retries
-from sides import Stock, raising
+from sides import MakeStock, Stock, raising
 from workshop import MakeWorkshop, Workshop
 
 UNFINISHED = ("scheduled", "pending", "published", "running")

@@ -7,7 +7,8 @@ import threading
 import dramatiq.worker
 import pytest
 from awaiting import await_that
-from sides import Ours, Side, admin, consumers, depth
+from broker_side import admin, consumers, depth
+from sides import Ours, Side
 
 
 def test_a_task_that_ends_after_a_reconnect_acknowledges_no_other_message(
