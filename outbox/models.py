@@ -120,7 +120,6 @@ class Task(Base):
             unique=True,
             postgresql_where=text("unique_key is not null and not started"),
         ),
-        {"postgresql_with": {"fillfactor": "70"}},
     )
 
 
