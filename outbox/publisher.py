@@ -61,6 +61,10 @@ class _Batch:
     done: set[int] = field(default_factory=set)
     sent_at: float = 0.0
 
+    def unanswered(self) -> Due:
+        """The first row without an answer. RabbitMQ takes messages in order: a queue that is stuck holds up those behind."""
+        return next(row for index, row in enumerate(self.rows) if index not in self.done)
+
 
 class Publisher:
     """Publishes batches; reconnects by itself, with a pause of at most two seconds.
@@ -70,12 +74,19 @@ class Publisher:
     """
 
     def __init__(
-        self, url: str, topology: Topology, *, confirm_timeout: timedelta, on_ready: Callable[[], None] = lambda: None
+        self,
+        url: str,
+        topology: Topology,
+        *,
+        confirm_timeout: timedelta,
+        on_ready: Callable[[], None] = lambda: None,
+        on_silent: Callable[[str], None] = lambda _queue: None,
     ) -> None:
         self._url = url
         self._topology = topology
         self._confirm_timeout = confirm_timeout.total_seconds()
         self._on_ready = on_ready
+        self._on_silent = on_silent
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-publisher", daemon=True)
@@ -169,6 +180,7 @@ class Publisher:
     def _watch(self) -> None:
         """Silence: what was not confirmed in time is on a connection that cannot be trusted."""
         if self._batches and not self.blocked and time.monotonic() - self._batches[0].sent_at > self._confirm_timeout:
+            self._on_silent(self._batches[0].unanswered().queue)
             log.warning("no confirm in time: dropping the connection", batches=len(self._batches))
             self._ready.clear()
             self._connection._terminate_stream(ConnectionError("no confirm in time"))

@@ -49,6 +49,9 @@ class Registry:
         self._empty_since: dict[str, datetime] = {}
         self._checked: dict[str, float] = {}
         self._odd: dict[str, str] = {}
+        self._silent: dict[str, float] = {}
+        self._held: dict[str, float] = {}
+        self._deaf: set[str] = set()
         self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="outbox-registry", daemon=True)
@@ -74,11 +77,11 @@ class Registry:
     def snapshot(self) -> tuple[dict[str, int], dict[str, int]]:
         """(epoch of each queue, room of those that may be published to). Read before anything is published."""
         with self._lock:
-            window = self._settings.relay_window
+            window, now = self._settings.relay_window, time.monotonic()
             room = {
                 name: window - self._depths[name] - self._taken[name]
                 for name in self._epochs
-                if name not in self._paused and name in self._depths
+                if name not in self._paused and name in self._depths and self._held.get(name, 0) < now
             }
             return dict(self._epochs), {name: free for name, free in room.items() if free > 0}
 
@@ -96,6 +99,18 @@ class Registry:
             for name in names:
                 self._depths.pop(name, None)
                 self._checked.pop(name, None)
+        self._hurry.set()
+
+    def silent(self, name: str) -> None:
+        """This queue took a message and did not answer in time. If it does so again it is held back for a while:
+
+        each message for it costs a lane, and with it the other queues, a whole timeout.
+        """
+        now, patience = time.monotonic(), 4 * self._settings.confirm_timeout.total_seconds()
+        with self._lock:
+            if now - self._silent.get(name, -patience) < patience:
+                self._held[name] = now + patience
+            self._silent[name] = now
         self._hurry.set()
 
     def verify_all(self) -> None:
@@ -160,6 +175,9 @@ class Registry:
             taken = self._taken[name]
         fresh = name not in self._depths
         depth = self._depth(self._topology.queue(name))
+        if depth == 0 and self._held.get(name, 0) > time.monotonic():
+            self._delete_mute(name)
+            depth = None
         if depth is None:
             self._topology.ensure(self._amqp(), lambda: self._connect("epoch"), name)
             self._hurry.set()
@@ -175,6 +193,16 @@ class Registry:
             self._wake.set()
         self._find_lost(conn, name, depth, seen_at)
         self._read_dead_letters(conn, name)
+
+    def _delete_mute(self, name: str) -> None:
+        """RabbitMQ 3.10 killed within half a second of a quorum queue's declaration has the queue for ever without a
+
+        leader: it looks empty, takes everything and confirms nothing. Deleted, it is declared anew in a new epoch.
+        """
+        log.error("this queue answers nothing: it is declared anew", queue=name)
+        with self._lock:
+            del self._held[name], self._silent[name]
+        self._topology.delete(self._amqp(), self._topology.queue(name))
 
     def _find_lost(self, conn: Conn, name: str, depth: int, seen_at: datetime) -> None:
         """An empty queue whose workers hold nothing unclaimed has lost what is still published."""
@@ -192,6 +220,10 @@ class Registry:
 
     def _read_dead_letters(self, conn: Conn, name: str) -> None:
         """What RabbitMQ moved aside is due again; the copy is then dropped."""
+        if name in self._deaf:
+            self._deaf.discard(name)
+            if self._depth(self._topology.dead_letters(name)) == 0:
+                self._topology.delete(self._amqp(), self._topology.dead_letters(name))
         for _ in range(100):
             method, body = self._dead_letter(name)
             if method is None:
@@ -227,6 +259,9 @@ class Registry:
                 raise
             self._topology.declare_dead_letters(self._amqp(), name)
             return None, b""
+        except ConnectionError:
+            self._deaf.add(name)  # as `_delete_mute`
+            raise
 
     # ------------------------------------------------------------------ connections
 

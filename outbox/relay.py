@@ -50,6 +50,7 @@ class Relay:
             self.topology,
             confirm_timeout=settings.confirm_timeout,
             on_ready=self._broker_is_back,
+            on_silent=lambda queue: self.registry.silent(queue),
         )
         self.registry = Registry(settings, self.ledger, self.topology, wake=self.wake)
         self.keeper = Keeper(settings, self.ledger, self.registry, wake=self.wake)

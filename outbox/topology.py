@@ -62,6 +62,12 @@ class Topology:
         )
         channel.close()
 
+    def delete(self, connection: pika.BlockingConnection, queue: str) -> None:
+        """By its name in RabbitMQ. What was in it is published again in the next epoch."""
+        channel = connection.channel()
+        channel.queue_delete(queue)
+        channel.close()
+
     def _declare(self, connection: pika.BlockingConnection, name: str) -> None:
         self.declare_dead_letters(connection, name)
         channel = connection.channel()

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pika
+import psycopg
 from outbox_rows import Outbox
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
@@ -20,7 +21,7 @@ from wire import Wire
 
 from outbox.relay import Relay
 
-__all__ = ["HeldWire", "Launch", "MakeRelay", "Queues", "Tap", "count", "fence_of", "id_of", "insert"]
+__all__ = ["HeldWire", "Launch", "MakeRelay", "Queues", "Tap", "count", "fence_of", "id_of", "insert", "let_marks_wait"]
 
 MakeRelay = Callable[..., Relay]
 Launch = Callable[..., "subprocess.Popen[str]"]
@@ -142,6 +143,28 @@ def count(outbox: Outbox, state: str, queue: str = "bulk") -> int:
         "select count(*) from outbox.task where state = %s and queue = %s", [state, queue]
     ).fetchall()
     return int(counted[0][0])
+
+
+def let_marks_wait(outbox: Outbox) -> psycopg.Connection[object]:
+    """Marks wait until the connection that is answered ends: a relay can be caught between confirm and mark."""
+    outbox.conn.execute(
+        """
+        create function mark_waits() returns trigger language plpgsql as $$
+        begin
+            perform pg_advisory_xact_lock_shared(4711);
+            return new;
+        end $$
+        """
+    )
+    outbox.conn.execute(
+        """
+        create trigger mark_waits before update on outbox.task
+        for each row when (new.state = 'published') execute function mark_waits()
+        """
+    )
+    lock = outbox.connect()
+    lock.execute("select pg_advisory_lock(4711)")
+    return lock
 
 
 class HeldWire(Wire):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-import psycopg
 import pytest
 from awaiting import await_that
 from outbox_rows import Outbox
-from relay_eyes import MakeRelay, Queues, count, fence_of, id_of, insert
+from relay_eyes import MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
 
 from deploy.local.servers import RabbitMQ
 from outbox.relay import Relay
@@ -163,9 +162,8 @@ def _watches(relay: Relay) -> int:
 
 def test_a_confirm_that_comes_too_late_marks_nothing(outbox: Outbox, queues: Queues, make_relay: MakeRelay) -> None:
     """I3: the relay's transaction ended while its mark waited; the row is due, and published again with its fence."""
-    lock, mark = outbox.connect(), "select pid from pg_stat_activity where wait_event = 'advisory' and query like %s"
-    _let_marks_wait(outbox.conn)
-    lock.execute("select pg_advisory_lock(4711)")
+    mark = "select pid from pg_stat_activity where wait_event = 'advisory' and query like %s"
+    lock = let_marks_wait(outbox)
     id = outbox.add()
     fence = outbox.row(id)["fence"]
     make_relay(relay_lanes=1)
@@ -195,22 +193,3 @@ def test_a_mark_changes_no_row_that_has_gone_on(outbox: Outbox, meanwhile: str) 
     before: dict[str, object] = outbox.row(id)
     assert outbox.ledger.mark_published(outbox.conn, [id, UUID(int=1)], epochs={"mail": 1}) == 0
     assert outbox.row(id) == before
-
-
-def _let_marks_wait(conn: psycopg.Connection[object]) -> None:
-    """Each mark waits until nobody holds the advisory lock 4711: a relay can be caught between confirm and mark."""
-    conn.execute(
-        """
-        create function mark_waits() returns trigger language plpgsql as $$
-        begin
-            perform pg_advisory_xact_lock_shared(4711);
-            return new;
-        end $$
-        """
-    )
-    conn.execute(
-        """
-        create trigger mark_waits before update on outbox.task
-        for each row when (new.state = 'published') execute function mark_waits()
-        """
-    )
