@@ -110,7 +110,7 @@ class Outcomes(Middleware):
     def _of_exception(self, broker: Broker, message: MessageProxy, run: Run, error: BaseException) -> Outcome:
         if isinstance(error, Snooze):
             return Outcome("snoozed", error=str(error.reason), wait=error.wait.total_seconds())
-        if isinstance(error, ActorNotFound):
+        if isinstance(error, ActorNotFound) and message.actor_name not in broker.actors:
             return Outcome("snoozed", error=f"this worker knows no actor {message.actor_name!r}", wait=UNKNOWN_ACTOR)
         if run.cancel_requested():
             return Outcome("cancelled", error=f"cancelled while it ran: {_line(error)}")
