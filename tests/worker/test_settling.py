@@ -101,7 +101,7 @@ class Desk:
         """A run of a new task, claimed here, that ended so."""
         task = task_like(uuid4())
         self.ledger.enqueue(self.db, f"[{row_like(task)}]")
-        (fence,) = self.db.execute("select fence from outbox.task where id = %s", [task.id]).fetchone() or (None,)
+        (fence,) = self.db.execute("select fence from outbox.task where id = %s", [task.id]).fetchone() or (uuid4(),)
         run = Run(
             task_id=task.id, run_id=uuid4(), attempt=1, failures=failures, max_attempts=None, lane=None,
             message=cast(Any, None), station=cast(Any, None), outcome=outcome, children=list(children),
