@@ -482,10 +482,12 @@ enqueued as (
     on conflict (unique_key) where unique_key is not null and not started do nothing
     returning id
 )
-select a.id, coalesce(e.id, held.id)
+select a.id, coalesce(e.id, (
+    select held.id
+    from outbox.task held
+    where a.unique_key is not null and held.unique_key = a.unique_key and not held.started))
 from asked a
 left join enqueued e on e.id = a.id
-left join outbox.task held on a.unique_key is not null and held.unique_key = a.unique_key and not held.started
 """
 
 ENQUEUE_REST = """
@@ -512,11 +514,13 @@ enqueued as (
     on conflict (unique_key) where unique_key is not null and not started do nothing
     returning id
 )
-select a.id, coalesce(own.id, e.id, held.id)
+select a.id, coalesce(
+    (select own.id from outbox.task own where own.id = a.id), e.id, (
+    select held.id
+    from outbox.task held
+    where a.unique_key is not null and held.unique_key = a.unique_key and not held.started))
 from asked a
-left join outbox.task own on own.id = a.id
 left join enqueued e on e.id = a.id
-left join outbox.task held on a.unique_key is not null and held.unique_key = a.unique_key and not held.started
 """
 
 REGISTER_QUEUES = """

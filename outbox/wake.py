@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import psycopg
@@ -14,6 +15,8 @@ from outbox.models import Task
 __all__ = ["CHANNEL", "Waker", "wake"]
 
 CHANNEL = "outbox"
+#: Between two wake-ups, in seconds: what commits meanwhile shares the next one. The first is immediate.
+PAUSE = 0.01
 log = get_logger("outbox.wake")
 
 
@@ -50,6 +53,7 @@ class Waker:
                         *args, autocommit=True, connect_timeout=5, prepare_threshold=None, **options
                     )
                 self._connection.execute(f"notify {CHANNEL}")
+                time.sleep(PAUSE)
             except psycopg.Error as error:
                 log.debug("wake-up not sent, the poll will find the rows", error=str(error))
                 if self._connection is not None:
