@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from awaiting import await_that
-from conftest import MakeRelay
 from outbox_rows import Outbox
+from relay_eyes import MakeRelay
 
 
 def test_a_task_whose_lane_has_room_goes_in_a_fraction_of_a_second(outbox: Outbox, make_relay: MakeRelay) -> None:

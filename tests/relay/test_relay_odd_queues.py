@@ -8,9 +8,8 @@ from datetime import timedelta
 import pika
 import pytest
 from awaiting import await_that
-from conftest import MakeRelay
 from outbox_rows import Outbox
-from relay_eyes import Queues
+from relay_eyes import MakeRelay, Queues
 
 RAW = """
 insert into outbox.task (id, state, queue, actor, args, kwargs, options, due_at)
