@@ -21,7 +21,19 @@ from wire import Wire
 
 from outbox.relay import Relay
 
-__all__ = ["HeldWire", "Launch", "MakeRelay", "Queues", "Tap", "count", "fence_of", "id_of", "insert", "let_marks_wait"]
+__all__ = [
+    "MARKS",
+    "HeldWire",
+    "Launch",
+    "MakeRelay",
+    "Queues",
+    "Tap",
+    "count",
+    "fence_of",
+    "id_of",
+    "insert",
+    "let_marks_wait",
+]
 
 MakeRelay = Callable[..., Relay]
 Launch = Callable[..., "subprocess.Popen[str]"]
@@ -143,6 +155,10 @@ def count(outbox: Outbox, state: str, queue: str = "bulk") -> int:
         "select count(*) from outbox.task where state = %s and queue = %s", [state, queue]
     ).fetchall()
     return int(counted[0][0])
+
+
+#: The backends of marks that wait in `let_marks_wait`.
+MARKS = "select pid from pg_stat_activity where wait_event = 'advisory' and datname = current_database()"
 
 
 def let_marks_wait(outbox: Outbox) -> psycopg.Connection[object]:

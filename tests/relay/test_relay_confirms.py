@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from awaiting import await_that
 from outbox_rows import Outbox
-from relay_eyes import MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
+from relay_eyes import MARKS, MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
 
 from deploy.local.servers import RabbitMQ
 from outbox.relay import Relay
@@ -162,12 +162,11 @@ def _watches(relay: Relay) -> int:
 
 def test_a_confirm_that_comes_too_late_marks_nothing(outbox: Outbox, queues: Queues, make_relay: MakeRelay) -> None:
     """I3: the relay's transaction ended while its mark waited; the row is due, and published again with its fence."""
-    mark = "select pid from pg_stat_activity where wait_event = 'advisory' and query like %s"
     lock = let_marks_wait(outbox)
     id = outbox.add()
     fence = outbox.row(id)["fence"]
     make_relay(relay_lanes=1)
-    [[pid]] = await_that(lambda: outbox.conn.execute(mark, ["%state = 'published'%"]).fetchall())
+    [[pid]] = await_that(lambda: outbox.conn.execute(MARKS).fetchall())
     assert queues.depth() == 1
     outbox.conn.execute("select pg_terminate_backend(%s)", [pid])
     await_that(lambda: queues.depth() == 2)

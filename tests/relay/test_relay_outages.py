@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from awaiting import await_that
 from outbox_rows import Outbox
-from relay_eyes import Launch, MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
+from relay_eyes import MARKS, Launch, MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
 
 from deploy.local.servers import Postgres, RabbitMQ
 from outbox import database
@@ -149,13 +149,12 @@ def test_a_relay_killed_between_confirm_and_mark_leaves_its_rows_due(
     lock = let_marks_wait(outbox)
     ids = outbox.add_many(20)
     relay = launch()
-    waiting = "select pid from pg_stat_activity where wait_event = 'advisory' and datname = current_database()"
-    await_that(lambda: outbox.conn.execute(waiting).fetchall())
+    await_that(lambda: outbox.conn.execute(MARKS).fetchall())
     assert queues.depth() == 20
     relay.send_signal(signal.SIGKILL)
     relay.wait()
     lock.close()
-    await_that(lambda: not outbox.conn.execute(waiting).fetchall())
+    await_that(lambda: not outbox.conn.execute(MARKS).fetchall())
     assert {outbox.state(id) for id in ids} == {"pending"}
     make_relay()
     await_that(lambda: outbox.count("published") == 20)
