@@ -88,27 +88,31 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
-    def beat_now(self) -> None:
+    def report_now(self) -> None:
+        """Something changed that others should know before the next beat."""
         self._now.set()
 
     def _live(self) -> None:
         pause = self._lease.total_seconds() / 5
         connection: Conn | None = None
+        due = 0.0
         while not self._stopping.is_set():
             try:
                 connection = connection or self._connect()
-                self._prove(connection)
-                self._now.wait(timeout=pause)
+                asked = time.monotonic()
+                self._prove(connection, asked, counts=asked >= due or not self._joined.is_set())
+                due = asked + pause if asked >= due else due
+                self._now.wait(timeout=max(0.0, due - time.monotonic()))
                 self._now.clear()
-            except psycopg.Error as error:
-                log.warning("no heartbeat: the database does not answer", kind=self._kind, error=str(error).strip())
+            except Exception as error:
+                log.warning("no heartbeat", kind=self._kind, error=str(error).strip() or repr(error))
                 _close(connection)
                 connection = None
                 self._stopping.wait(timeout=min(pause, 1.0))
         self._leave(connection)
 
-    def _prove(self, connection: Conn) -> None:
-        asked = time.monotonic()
+    def _prove(self, connection: Conn, asked: float, *, counts: bool) -> None:
+        """One beat. What comes between two of them only reports: observers and claims take beats for time."""
         if not self._joined.is_set():
             self._ledger.join(
                 connection, worker=self.id, kind=self._kind, host=socket.gethostname(), pid=os.getpid(),
@@ -118,7 +122,7 @@ class Lease:
         report = self._report()
         answer = self._ledger.beat(
             connection, worker=self.id, runs=report.runs, running=report.running, queues=report.queues,
-            unclaimed=report.unclaimed, claimed_through=report.claimed_through,
+            unclaimed=report.unclaimed, claimed_through=report.claimed_through, step=int(counts),
         )  # fmt: skip
         if answer is None:
             log.error("declared dead while alive: what was held is somebody else's now", worker=str(self.id))
@@ -128,7 +132,8 @@ class Lease:
             self._now.set()
             return
         self.beat, cancelled = answer
-        self._proved = asked
+        if counts:
+            self._proved = asked
         self._joined.set()
         if cancelled:
             self._on_cancel(cancelled)

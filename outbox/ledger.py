@@ -239,11 +239,15 @@ class Ledger:
         queues: Sequence[str],
         unclaimed: int,
         claimed_through: Mapping[str, str],
+        step: int = 1,
     ) -> tuple[int, list[UUID]] | None:
-        """One heartbeat: (beat, runs whose cancellation is asked for), or None when this worker was declared dead."""
+        """One heartbeat: (beat, runs whose cancellation is asked for), or None when this worker was declared dead.
+
+        With `step=0` it only reports: beats are counted at the lease's pace, so that they measure time.
+        """
         rows = self._run(
             conn, BEAT, worker=worker, runs=_array(runs), running=_array(running), queues=list(queues),
-            unclaimed=unclaimed, through=json.dumps(claimed_through),
+            unclaimed=unclaimed, step=step, through=json.dumps(claimed_through),
         )  # fmt: skip
         return (int(rows[0][0]), list(rows[0][1] or ())) if rows else None
 
@@ -767,7 +771,7 @@ on conflict (id) do nothing
 
 BEAT = """
 update outbox.worker w
-set beat = w.beat + 1, beat_at = clock_timestamp(), runs = %(runs)s::uuid[], running = %(running)s::uuid[],
+set beat = w.beat + %(step)s, beat_at = clock_timestamp(), runs = %(runs)s::uuid[], running = %(running)s::uuid[],
     queues = %(queues)s, unclaimed = %(unclaimed)s, claimed_through = %(through)s
 where w.id = %(worker)s
 returning w.beat, (

@@ -110,7 +110,7 @@ class Station:
     def opens(self, consumer: OutboxConsumer) -> None:
         with self._lock:
             self._consumers[consumer.queue_name] = consumer
-        self.lease.beat_now()
+        self.lease.report_now()
 
     def closes(self, consumer: OutboxConsumer) -> None:
         with self._lock:
