@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -30,6 +31,6 @@ class StopSignal:
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         if self._asked:
-            raise SystemExit(128 + number)
+            os._exit(128 + number)  # SystemExit would wait for threads that may never end
         self._asked = True
         self._told.put(number)
