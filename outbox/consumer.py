@@ -202,8 +202,12 @@ class OutboxConsumer(Consumer):
         self._take(batch, alone=False)
 
     def _claim_suspect(self) -> None:
-        if self._station.ask_to_be_alone(self) and not self._take([self._suspects.popleft()], alone=True):
-            self._station.no_longer_alone(self)
+        if self._station.ask_to_be_alone(self):
+            if not self._take([self._suspects.popleft()], alone=True):
+                self._station.no_longer_alone(self)
+        elif self._station.leaves_to_others(self, self._suspects[0].since):
+            while self._suspects:
+                self._channel.basic_nack(self._suspects.popleft().tag, requeue=True)
 
     def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()

@@ -146,6 +146,10 @@ class Station:
                 self._alone_window = min(2 * self._alone_window, 600.0)
             return False
 
+    def leaves_to_others(self, consumer: OutboxConsumer, since: float) -> bool:
+        """Whether a suspect that has waited here since then may go: this process does not empty itself for it now."""
+        return self.stopping or (self._alone is not consumer and time.monotonic() - since > ALONE)
+
     def no_longer_alone(self, consumer: OutboxConsumer) -> None:
         with self._lock:
             if self._alone is consumer:
