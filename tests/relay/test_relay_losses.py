@@ -8,7 +8,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import dramatiq
-import pytest
 from awaiting import await_that
 from outbox_rows import Outbox, a_message
 from relay_eyes import MakeRelay, Queues, fence_of, id_of
@@ -119,23 +118,22 @@ def test_a_dead_letter_of_a_task_that_went_on_changes_nothing(
     assert {row["losses"] for row in outbox.all()} == {0}
 
 
-@pytest.mark.parametrize("body", [b"\xff\x00 not JSON", b"[]", b'{"queue_name": 1}', b""])
-def test_a_malformed_dead_letter_is_set_aside_whole(
-    outbox: Outbox, queues: Queues, make_relay: MakeRelay, body: bytes
-) -> None:
-    """And does not hold up the one behind it."""
+def test_malformed_dead_letters_are_set_aside_whole(outbox: Outbox, queues: Queues, make_relay: MakeRelay) -> None:
+    """And do not hold up the one behind them."""
     first = outbox.add()
     make_relay()
     await_that(lambda: outbox.state(first) == "published")
     queues.take()
-    queues.put(body)
+    bodies = [b"\xff\x00 not JSON", b"[]", b'{"queue_name": 1}', b""]
+    for body in bodies:
+        queues.put(body)
     second = outbox.add()
-    await_that(lambda: queues.depth() == 2)
-    assert queues.reject() == 2
+    await_that(lambda: queues.depth() == 5)
+    assert queues.reject() == 5
     await_that(lambda: [id_of(taken) for taken in queues.take()] == [second])
-    [kept] = outbox.conn.execute("select subject, action, detail from outbox.audit").fetchall()
-    assert kept[:2] == ("queue mail", "message set aside")
-    assert base64.b64decode(kept[2]["body_base64"]) == body
+    kept = outbox.conn.execute("select subject, action, detail from outbox.audit order by id").fetchall()
+    assert {row[:2] for row in kept} == {("queue mail", "message set aside")}
+    assert [base64.b64decode(row[2]["body_base64"]) for row in kept] == bodies
 
 
 def test_a_dead_letter_of_another_producer_becomes_a_task(
