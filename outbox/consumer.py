@@ -6,6 +6,7 @@ cancels is a lost connection; what cannot be decoded goes aside; acknowledgement
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ log = get_logger("outbox.consumer")
 
 #: A claim waits this long for a relay that has published but not yet marked.
 LOCKED = timedelta(seconds=1.5)
+#: Seconds that its own thread has to leave a consumer that another one closes: more than a claim waits.
+LEAVING = 5.0
 #: Seconds that a message may lie here unclaimed before it goes back to the queue.
 PARKED = 1.0
 
@@ -83,6 +86,7 @@ class OutboxConsumer(Consumer):
         self._more: str | None = None
         self._parked = False
         self._more_changed = time.monotonic()
+        self._thread = threading.current_thread()
         self._database: Conn | None = None
         try:
             self._database = station.connect(f"claim {queue_name}", lock_timeout=LOCKED)
@@ -298,9 +302,13 @@ class OutboxConsumer(Consumer):
         """What has not started is given back in the ledger, by the station; RabbitMQ's copy is then stale."""
 
     def close(self) -> None:
+        """End the connection. Asked by another thread (a worker that stops does), its own leaves it first."""
         self._open = False
         if hasattr(self, "_channel"):
             self._station.closes(self)
+        if not self._left_by_its_thread():
+            log.warning("consumer left open: its thread does not end", queue=self.queue_name)
+            return
         try:
             if hasattr(self, "_connection") and self._connection.is_open:
                 if self._channel.is_open:
@@ -310,3 +318,11 @@ class OutboxConsumer(Consumer):
             pass
         if self._database is not None:
             self._database.close()
+
+    def _left_by_its_thread(self) -> bool:
+        """pika's connections take one thread at a time: what another one does to a connection in use tears it apart."""
+        if self._thread is threading.current_thread():
+            return True
+        self._call(lambda: None)  # wakes it; it finds the consumer closed
+        self._thread.join(LEAVING)
+        return not self._thread.is_alive()

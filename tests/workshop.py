@@ -209,8 +209,8 @@ MakeWorkshop = Callable[..., Workshop]
 
 @pytest.fixture(scope="session")
 def vhost_url(rabbitmq: RabbitMQ | GivenServer) -> str:
-    """One vhost for all these tests: each has a queue prefix of its own in it."""
-    return rabbitmq.url if isinstance(rabbitmq, GivenServer) else rabbitmq.create_vhost(f"t_{secrets.token_hex(6)}")
+    """The vhost `/`, which a node has again whatever happened to its disk. Each test has a queue prefix of its own."""
+    return rabbitmq.url
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ from pathlib import Path
 EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 # Linux hands out 32768-60999 and macOS 49152-65535 to outgoing connections, unless told otherwise.
 CANDIDATES = (range(20000, 30000), range(10000, 20000), range(61000, 65500))
+# Several runs choose at the same time, and a test run seeds `random` with the same number in each of its processes.
+CHOICE = random.SystemRandom()
 
 
 def free_ports(count: int) -> list[int]:
     """`count` different ports, free now and outside the ephemeral range where one of the candidate ranges is."""
     candidates = _outside_ephemeral()
-    random.shuffle(candidates)
+    CHOICE.shuffle(candidates)
     chosen: list[int] = []
     for port in candidates:
         if is_free(port):

@@ -93,11 +93,16 @@ def test_a_reader_that_closes_its_end_is_no_error(scene: Scene) -> None:
     assert (told.stdout.count("\n"), told.stderr) == (1, "")
 
 
+def _hears_ctrl_c() -> None:
+    """Whoever starts the tests in the background has its shell make them, and their children, deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_exits_130_without_a_traceback_and_nothing_is_done(scene: Scene) -> None:
     (id,) = scene.dead()
     process = subprocess.Popen(
         [OUTBOX, "tasks", "retry", "--all"], env={**os.environ, "DATABASE_URL": scene.url}, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_hears_ctrl_c,
     )  # fmt: skip
     assert process.stderr is not None
     asked = b""

@@ -121,14 +121,17 @@ class Program:
         self.process.kill()
         self.process.wait()
 
+    def said(self) -> str:
+        """What it has logged until now."""
+        return os.pread(self.log.fileno(), 1_000_000, 0).decode()
+
     def tell(self) -> tuple[int, float, str]:
         """SIGTERM. Answers the exit code, the seconds that it took, and what was logged."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(timeout=20)
         seconds = time.monotonic() - began
-        self.log.seek(0)
-        return code, seconds, self.log.read()
+        return code, seconds, self.said()
 
 
 @pytest.fixture
@@ -361,7 +364,7 @@ def test_a_scheduler_waits_for_a_database_that_is_not_there_yet(
 ) -> None:
     conn.execute("alter schema outbox rename to not_yet")
     program = start(database_url)
-    eventually(lambda: backends(conn))
+    eventually(lambda: "the database does not answer" in program.said())
     conn.execute("alter schema not_yet rename to outbox")
     eventually(lambda: declared(conn))
     assert program.process.poll() is None

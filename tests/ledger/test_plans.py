@@ -47,6 +47,7 @@ A_BEAT: dict[str, Any] = {
     "queues": ["mail"],
     "unclaimed": 0,
     "through": "{}",
+    "step": 1,
 }
 
 #: Each hot statement with the values of a full batch.

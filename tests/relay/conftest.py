@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,8 +24,8 @@ __all__ = ["Launch", "MakeRelay"]
 
 @pytest.fixture(scope="session")
 def vhost_url(rabbitmq: RabbitMQ | GivenServer) -> str:
-    """One vhost for the tests that leave the server alone: each has a queue prefix of its own in it."""
-    return rabbitmq.url if isinstance(rabbitmq, GivenServer) else rabbitmq.create_vhost(f"t_{secrets.token_hex(6)}")
+    """The vhost `/`, which a node has again whatever happened to its disk. Each test has a queue prefix of its own."""
+    return rabbitmq.url
 
 
 @pytest.fixture

@@ -24,21 +24,6 @@ from outbox import database
 MINUTE = timedelta(seconds=60)
 
 
-@pytest.fixture
-def root_queues(own_rabbitmq: RabbitMQ, queue_prefix: str) -> Iterator[Queues]:
-    """In the vhost `/`, which a node with an empty disk has again. Those of other tests are made anew at the end."""
-    queues, vhosts = Queues(own_rabbitmq.url, queue_prefix), _vhosts(own_rabbitmq)
-    yield queues
-    own_rabbitmq.start()
-    for vhost in vhosts - _vhosts(own_rabbitmq):
-        own_rabbitmq.create_vhost(vhost)
-    queues.close()
-
-
-def _vhosts(rabbitmq: RabbitMQ) -> set[str]:
-    return set(rabbitmq.ctl("list_vhosts", "--no-table-headers").split())
-
-
 def _costless(outbox: Outbox) -> bool:
     found = outbox.conn.execute(
         "select count(*) from outbox.task where failures > 0 or refusals > 0 or attempts <> '[]'"
@@ -92,10 +77,10 @@ def test_a_broker_that_was_killed_is_served_again_as_soon_as_it_is_back(
 
 
 def test_what_a_wiped_disk_lost_is_published_again(
-    outbox: Outbox, root_queues: Queues, make_relay: MakeRelay, own_rabbitmq: RabbitMQ
+    outbox: Outbox, queues: Queues, make_relay: MakeRelay, own_rabbitmq: RabbitMQ
 ) -> None:
     """I2: everything that was published of the older epoch, in every queue, also where nothing new comes; same fences."""
-    relay = make_relay(rabbitmq_url=root_queues.url)
+    relay = make_relay()
     ids = outbox.add_many(200) + outbox.add_many(200, queue="other")
     await_that(lambda: outbox.count("published") == 400)
     fences = {row["id"]: row["fence"] for row in outbox.all()}
@@ -104,10 +89,10 @@ def test_what_a_wiped_disk_lost_is_published_again(
     own_rabbitmq.wipe()
     own_rabbitmq.start()
     began = time.monotonic()
-    await_that(lambda: (root_queues.depth(), root_queues.depth("other")) == (200, 200), MINUTE)
+    await_that(lambda: (queues.depth(), queues.depth("other")) == (200, 200), MINUTE)
     print(f"all published again {time.monotonic() - began:.1f} s after RabbitMQ was back, with an empty disk")
     await_that(lambda: outbox.count("published") == 400)
-    bodies = root_queues.take() + root_queues.take("other")
+    bodies = queues.take() + queues.take("other")
     assert {id_of(body): fence_of(body) for body in bodies} == fences
     assert set(fences) == set(ids)
     assert dict(outbox.conn.execute("select name, epoch from outbox.queue").fetchall()) == {
