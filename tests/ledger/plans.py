@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from outbox.ledger import Conn
@@ -96,7 +97,7 @@ def plan(conn: Conn, sql: str, values: dict[str, Any], *, how: str) -> Node:
     if how == "custom":
         rows = conn.execute("explain (format json) " + sql, values).fetchall()
     else:
-        rows = conn.execute(_numbered("explain (format json, generic_plan) " + sql).encode()).fetchall()
+        rows = conn.execute(_numbered("explain (format json, generic_plan) " + sql, values).encode()).fetchall()
     found: Node = rows[0][0][0]["Plan"]
     return found
 
@@ -115,13 +116,15 @@ def _nodes(plan: Node) -> Iterator[Node]:
         yield from _nodes(child)
 
 
-def _numbered(sql: str) -> str:
-    """The statement as the server prepares it: $1, $2 instead of names."""
+def _numbered(sql: str, values: dict[str, Any]) -> str:
+    """The statement as the server prepares it: $1, $2 instead of names. A duration's type goes with it, as the driver
+    sends it."""
     names: list[str] = []
 
     def number(match: re.Match[str]) -> str:
         if match[1] not in names:
             names.append(match[1])
-        return f"${names.index(match[1]) + 1}"
+        kind = "::interval" if isinstance(values[match[1]], timedelta) else ""
+        return f"${names.index(match[1]) + 1}{kind}"
 
     return re.sub(r"%\((\w+)\)s", number, sql).replace("%%", "%")
