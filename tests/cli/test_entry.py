@@ -141,6 +141,21 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import outbox", {"dramatiq", "pika", "psycopg", "sqlalchemy", "pydantic", "structlog", "fastapi", "jinja2"}),
+        ("from outbox import Settings, Snooze, Task, current_run, enqueue", {"pika", "fastapi", "jinja2"}),
+        ("import outbox.fastapi", {"pika", "jinja2"}),
+        ("from outbox import OutboxBroker", {"fastapi", "jinja2"}),
+    ],
+)
+def test_an_import_loads_only_what_it_names(statement: str, unwanted: set[str]) -> None:
+    script = f"import sys\n{statement}\nprint(*{unwanted!r} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (told.stdout.strip(), told.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(
     "asked",
     [
         {"_OUTBOX_COMPLETE": "complete_bash", "COMP_WORDS": "outbox tasks list --state ", "COMP_CWORD": "4"},
