@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -12,12 +15,14 @@ from outbox.cli.bulk import ask
 from outbox.cli.door import settings
 from outbox.cli.exits import Exit, Trouble
 from outbox.cli.options import Json, Yes
+from outbox.cli.processes import Configured
 
 __all__ = ["join"]
 
 db = typer.Typer(
+    cls=Configured,
     no_args_is_help=True,
-    help="The tables: alembic.ini of the current directory where there is one, else the outbox's own migrations.",
+    help="The tables: alembic.ini of the current directory if it includes the outbox's, else the outbox's alone.",
 )
 
 
@@ -34,7 +39,8 @@ def upgrade(
 
     config, read = migrations.configuration(), settings()
     before = migrations.revisions(config, read)
-    migrations.upgrade(config, to=to)
+    with _told_as_they_run():
+        migrations.upgrade(config, to=to)
     after = migrations.revisions(config, read)
     applied = [each for each in before.missing if each not in after.missing]
     if json:
@@ -79,16 +85,24 @@ def check(json: Json = False) -> None:
 
 
 @db.command()
-def downgrade(to: Annotated[str, typer.Argument(metavar="REVISION", help="Down to which.")], yes: Yes = False) -> None:
+def downgrade(
+    to: Annotated[str, typer.Argument(metavar="REVISION", help="Down to which.")], yes: Yes = False, json: Json = False
+) -> None:
     """Take migrations back. Drops tables, and the tasks in them."""
     from outbox import db as migrations
 
     config, read = migrations.configuration(), settings()
+    before = migrations.revisions(config, read)
     if not yes:
         shown = read.sqlalchemy_url.render_as_string(hide_password=True)
         ask(f"Down to {to} on {shown}? Tables are dropped, with the tasks in them.")
-    migrations.downgrade(config, to=to)
-    show.note(f"Now at: {', '.join(migrations.revisions(config, read).current) or 'nothing'}.")
+    with _told_as_they_run():
+        migrations.downgrade(config, to=to)
+    after = migrations.revisions(config, read)
+    if json:
+        taken_back = [each for each in reversed(after.missing) if each not in before.missing]
+        show.document({"taken_back": taken_back, "current": after.current})
+    show.note(f"Now at: {', '.join(after.current) or 'nothing'}.")
 
 
 @db.command()
@@ -99,3 +113,21 @@ def sql(
     from outbox import db as migrations
 
     migrations.sql(migrations.configuration(out=sys.stdout), range=range)
+
+
+class _Progress(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg.startswith("Running"):
+            show.note(record.getMessage())
+
+
+@contextmanager
+def _told_as_they_run() -> Iterator[None]:
+    """Each migration on stderr as it begins, in Alembic's words; an application's env.py may have it log them itself."""
+    log, progress = logging.getLogger("alembic.runtime.migration"), _Progress()
+    log.addHandler(progress)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(progress)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from outbox.cli.door import settings
 
-__all__ = ["join"]
+__all__ = ["Configured", "join"]
 
 PANEL = "Processes"
 
@@ -19,6 +19,14 @@ class Process(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         self.epilog = variables()
+        super().format_help(ctx, formatter)
+
+
+class Configured(TyperGroup):
+    """A group of commands that work on the tables alone: its help ends with the variables that say where they are."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.epilog = variables("database_url", "schema_name")
         super().format_help(ctx, formatter)
 
 
@@ -62,12 +70,14 @@ def scheduler() -> None:
     raise typer.Exit(process.main(settings()))
 
 
-def variables() -> str:
-    """The environment variables of the processes: name, default, meaning."""
+def variables(*only: str) -> str:
+    """The environment variables: name, default, meaning. All of them, or those of these settings."""
     from outbox.settings import Settings
 
     lines = ["Environment variables (with their defaults; durations in seconds):"]
     for name, field in Settings.model_fields.items():
+        if only and name not in only:
+            continue
         variable = str(field.validation_alias or f"OUTBOX_{name.upper()}")
         shown = "" if field.default is None or "_URL" in variable else f" ({_default(field.default)})"
         lines.append(f"  {variable}{shown}  {field.description or ''}".rstrip())

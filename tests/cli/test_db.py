@@ -60,24 +60,30 @@ def test_the_sql_needs_no_database_and_makes_the_same_tables(
     assert cli("db", "check", env=env).exit_code == 0
 
 
-def test_an_application_s_own_alembic_ini_decides(empty_database_url: str, elsewhere: Path, cli: Cli) -> None:
+def test_an_alembic_ini_without_the_outbox_does_not_hide_it(empty_database_url: str, elsewhere: Path, cli: Cli) -> None:
     (elsewhere / "alembic.ini").write_text("[alembic]\nscript_location = theirs\n")
     versions = elsewhere / "theirs" / "versions"
     versions.mkdir(parents=True)
-    (elsewhere / "theirs" / "env.py").write_text(
-        "import os\nfrom alembic import context\nfrom sqlalchemy import create_engine\n"
-        "engine = create_engine(os.environ['DATABASE_URL'].replace('postgresql:', 'postgresql+psycopg:'))\n"
-        "with engine.begin() as connection:\n"
-        "    context.configure(connection=connection)\n    context.run_migrations()\n"
-    )
-    (versions / "one.py").write_text(
-        "from alembic import op\nrevision = 'theirs_1'\ndown_revision = None\n"
-        "def upgrade(): op.execute('create table theirs ()')\n"
-    )
+    (elsewhere / "theirs" / "env.py").write_text("raise AssertionError('nobody asked for theirs')\n")
+    (versions / "one.py").write_text("revision, down_revision = 'theirs_1', None\ndef upgrade(): ...\n")
     env = {"DATABASE_URL": empty_database_url}
-    assert json.loads(cli("db", "upgrade", "--json", env=env).stdout)["applied"] == ["theirs_1"]
-    with psycopg.connect(empty_database_url) as conn:
-        assert conn.execute("select to_regclass('theirs')::text").fetchone() == ("theirs",)
+    assert json.loads(cli("db", "upgrade", "--json", env=env).stdout)["applied"] == ["outbox_0001"]
+    assert cli("tasks", "list", env=env).exit_code == 0
+
+
+def test_each_migration_is_told_as_it_begins(empty_database_url: str, elsewhere: Path, cli: Cli) -> None:
+    env = {"DATABASE_URL": empty_database_url}
+    told = cli("db", "upgrade", env=env).stderr.splitlines()
+    assert (told[0].split(",")[0], told[-1]) == ("Running upgrade  -> outbox_0001", "Applied outbox_0001.")
+    told = cli("db", "downgrade", "base", "--yes", "--json", env=env)
+    assert json.loads(told.stdout) == {"taken_back": ["outbox_0001"], "current": []}
+    assert told.stderr.startswith("Running downgrade outbox_0001 -> ")
+
+
+def test_the_help_names_the_variables(cli: Cli) -> None:
+    told = cli("db", "--help").stdout
+    assert "DATABASE_URL" in told
+    assert "OUTBOX_SCHEMA" in told
 
 
 def test_an_unknown_revision_is_told_in_a_sentence(database_url: str, elsewhere: Path, cli: Cli) -> None:

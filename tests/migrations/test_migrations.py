@@ -137,7 +137,7 @@ def test_a_downgrade_takes_tables_full_of_tasks_and_days_of_history(url: str, pa
     outbox.succeed(outbox.must_claim(outbox.add(), outbox.a_worker()))
     outbox.close()
     db.downgrade(packaged, to="base")
-    assert relations(url) == ["alembic_version"]
+    assert relations(url) == ["outbox_alembic_version"]
 
 
 def test_an_upgrade_that_fails_leaves_nothing_behind(url: str, packaged: Config) -> None:
@@ -236,7 +236,7 @@ def test_in_another_schema_there_is_no_drift_and_a_downgrade_leaves_nothing(
         conn.execute("alter table other.queue drop column extra")
     named = [line.replace("other.", "outbox.") for line in shape(elsewhere.url, "other", more=True)]
     db.downgrade(packaged, to="base")
-    assert relations(elsewhere.url) == ["alembic_version"]
+    assert relations(elsewhere.url) == ["other_alembic_version"]
     monkeypatch.delenv("OUTBOX_SCHEMA")
     db.upgrade(packaged)
     assert sorted(named) == sorted(shape(elsewhere.url, "outbox", more=True))
@@ -269,7 +269,7 @@ def test_the_sql_of_a_downgrade_leaves_nothing(url: str, packaged: Config) -> No
     command.downgrade(packaged, "outbox_0001:base", sql=True)
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(told.getvalue().encode())
-    assert relations(url) == ["alembic_version"]
+    assert relations(url) == ["outbox_alembic_version"]
 
 
 @pytest.fixture(scope="module")
