@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
@@ -42,7 +41,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Every check, in the order in which a cause comes before its effects. Changes nothing."""
     yield _app(settings)
     try:
-        conn = connect(settings.conninfo, name="doctor")
+        conn = connect(settings.conninfo, name="doctor", pooled=settings.pooled)
     except psycopg.Error as error:
         yield Finding(
             "PostgreSQL", "failed", f"not reachable at {_shown(settings)}: {_line(error)}",
@@ -105,8 +104,7 @@ def _postgres(conn: Conn, settings: Settings) -> Iterator[Finding]:
 
 
 def _migrations(settings: Settings) -> Finding:
-    config = db.configuration(Path(__file__).parent)
-    found = db.revisions(config, settings)
+    found = db.revisions(db.packaged(), settings)
     if found.missing:
         return Finding("migrations", "failed", f"missing: {', '.join(found.missing)}", "Run: outbox db upgrade")
     return Finding("migrations", "ok", f"at {', '.join(found.heads)}")

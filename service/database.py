@@ -22,7 +22,10 @@ _IDLE_IN_TRANSACTION = timedelta(seconds=30)
 
 
 def engine_for(settings: Settings) -> Engine:
-    """As many connections as requests answered at once, opened when needed; a silent server is given up in seconds."""
+    """As many connections as requests answered at once, opened when needed; a silent server is given up in seconds.
+
+    PgBouncer in transaction mode takes neither start-up options nor prepared statements: set the time-outs for the role.
+    """
     url = settings.sqlalchemy_url
     arguments: dict[str, object] = {
         "connect_timeout": 5,
@@ -32,7 +35,9 @@ def engine_for(settings: Settings) -> Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": 15_000,
     }
-    if "options" not in url.query:
+    if settings.pooled:
+        arguments["prepare_threshold"] = None
+    elif "options" not in url.query:
         arguments["options"] = (
             f"-c statement_timeout={_milliseconds(_STATEMENT)} -c lock_timeout={_milliseconds(_LOCK)} "
             f"-c idle_in_transaction_session_timeout={_milliseconds(_IDLE_IN_TRANSACTION)}"

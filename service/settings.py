@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     outbox_schema: str = Field(
         default="outbox", validation_alias="OUTBOX_SCHEMA", description="schema of the outbox's tables"
     )
+    listen: bool = Field(
+        default=True, validation_alias="OUTBOX_LISTEN", description="false behind PgBouncer in transaction mode"
+    )
     host: str = Field(default="127.0.0.1", validation_alias="API_HOST", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, validation_alias="API_PORT", description="port to listen on")
     bootstrap_key: SecretStr | None = Field(
@@ -62,6 +65,11 @@ class Settings(BaseSettings):
     log_level: str = Field(default="INFO", validation_alias="LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR")
 
     @property
+    def pooled(self) -> bool:
+        """Whether connections go through PgBouncer in transaction mode."""
+        return not self.listen
+
+    @property
     def sqlalchemy_url(self) -> URL:
         """The database's URL for SQLAlchemy, always with the psycopg 3 driver."""
         return make_url(self.database_url).set(drivername="postgresql+psycopg")
@@ -75,4 +83,6 @@ def variables() -> Iterator[tuple[str, str, str]]:
             default = int(default.total_seconds())
         elif isinstance(default, SecretStr):
             default = default.get_secret_value()
+        elif isinstance(default, bool):
+            default = str(default).lower()
         yield str(field.validation_alias), field.description or "", str(default or "")

@@ -55,7 +55,7 @@ def opened() -> Iterator[Door]:
     from outbox.reads import Reader
 
     read = settings()
-    with connect(read.conninfo, name="cli") as conn:
+    with connect(read.conninfo, name="cli", pooled=read.pooled) as conn:
         yield Door(conn, Reader(read.schema_name), Ledger(read.schema_name), read)
 
 
