@@ -26,10 +26,21 @@ _VARIABLES = "\b\nEnvironment variables:\n" + "\n".join(
     f"  {name:<26} {meaning}{f' [{default}]' if default else ''}" for name, meaning, default in variables()
 )
 
-cli = typer.Typer(
-    help="The API of the service.", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+_EXITS = (
+    "Exit codes: 0 done, or stopped by SIGTERM or SIGINT; 1 it could not be done (no such key, the port is taken); "
+    "2 wrong usage, or a setting that makes no sense; 3 the database cannot be used."
 )
-keys_cli = typer.Typer(help="API keys: shown once, kept as digests.", no_args_is_help=True, rich_markup_mode=None)
+
+cli = typer.Typer(
+    help="The API of the service.",
+    epilog=_EXITS,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+keys_cli = typer.Typer(
+    help="API keys: shown once, kept as digests.", epilog=_EXITS, no_args_is_help=True, rich_markup_mode=None
+)
 cli.add_typer(keys_cli, name="keys")
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
@@ -96,14 +107,17 @@ def list_keys(as_json: Json = False) -> None:
 
 
 @keys_cli.command("revoke", epilog=_VARIABLES)
-def revoke_key(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.")]) -> None:
+def revoke_key(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows it.")], as_json: Json = False) -> None:
     """End a key: from now on it is refused. Exit code 1 if there is no such key in force."""
     with _session() as session, session.begin():
         found = keys.revoke(session, key_id)
     if not found:
         typer.echo(f"No key in force has the id {key_id}.", err=True)
         raise typer.Exit(1)
-    typer.echo(f"Key {key_id} is revoked.", err=True)
+    if as_json:
+        _print_json({"id": str(key_id), "revoked": True})
+    else:
+        typer.echo(f"Key {key_id} is revoked.", err=True)
 
 
 def _settings() -> Settings:

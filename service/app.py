@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from actors import outside
+from outbox.logs import configure
 from service import endpoints, events, health, mails, openapi, orders, problems, replay, signups, tasks
 from service.database import engine_for
 from service.limit import BodyLimit
@@ -55,9 +57,20 @@ def check_surroundings() -> None:
 @asynccontextmanager
 async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     check_surroundings()
+    _log_in_our_style(api.state.settings)
     current_default_thread_limiter().total_tokens = api.state.settings.threads
     yield
     api.state.engine.dispose()
+
+
+def _log_in_our_style(settings: Settings) -> None:
+    """Unless logs were configured: plain uvicorn configures its own loggers alone, and LOG_FORMAT would mean nothing."""
+    if logging.getLogger().handlers:
+        return
+    configure(settings.log_format, settings.log_level)
+    for name, heard in (("uvicorn", True), ("uvicorn.access", False)):  # each request has a line of ours
+        theirs = logging.getLogger(name)
+        theirs.handlers[:], theirs.propagate = [], heard
 
 
 app = create_app(Settings())

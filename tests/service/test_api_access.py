@@ -151,7 +151,7 @@ def test_keys_are_made_listed_and_revoked_from_the_command_line(api: TestClient,
     (listed,) = json.loads(run("list", "--json").stdout)
     assert (listed["id"], listed["name"], listed["role"], listed["revoked_at"]) == (made["id"], "ci", "reader", None)
     assert made["key"] not in run("list").stdout
-    assert run("revoke", made["id"]).exit_code == 0
+    assert json.loads(run("revoke", made["id"], "--json").stdout) == {"id": made["id"], "revoked": True}
     assert run("revoke", made["id"]).exit_code == 1
     assert call(api, "get", "/v1/tasks", made["key"]).status_code == 401
     assert run("create", "--name", "ci", "--role", "king").exit_code == 2

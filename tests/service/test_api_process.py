@@ -40,10 +40,10 @@ def environment(url: str, **more: str) -> dict[str, str]:
 class Api:
     """A running API process, ready."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *words: str) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "api"],
+            [sys.executable, "-m", *(words or ("service", "api")), *(("--port", str(self.port)) if words else ())],
             env=environment(url, API_PORT=str(self.port)), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.client = httpx2.Client(
@@ -131,6 +131,25 @@ def test_logs_are_structured_and_hold_no_secret(api: Api) -> None:
     assert all(line["request_id"] and line["timestamp"] for line in answered)
     for secret in (ADMIN, SECRET_KEY, "ada@example.org", "zq7marker"):
         assert secret not in "".join(said)
+
+
+def test_plain_uvicorn_logs_as_structured_as_our_own_entry(
+    service_url: str, database: Database, request: pytest.FixtureRequest
+) -> None:
+    api = Api(service_url, "uvicorn", "service.app:app")
+    request.addfinalizer(api.end)
+    api.client.post("/v1/signups", json=SIGNUP, headers={"X-Request-ID": "r1"})
+    api.process.send_signal(signal.SIGTERM)
+    lines = [json.loads(line) for line in api.log]
+    answered = [line for line in lines if line.get("request_id") == "r1"]
+    assert [(line["event"], line["route"], line["status"]) for line in answered] == [("answered", "/v1/signups", 201)]
+    assert any(line["event"] == "Shutting down" for line in lines)
+
+
+def test_the_help_tells_the_exit_codes() -> None:
+    for words in (["--help"], ["keys", "--help"]):
+        told = CliRunner().invoke(cli, words)
+        assert "3 the database cannot be used" in " ".join(told.stdout.split())
 
 
 def test_help_lists_the_variables() -> None:
