@@ -1,4 +1,4 @@
-"""What leaves the house: mail, webhooks, receipts, statistics.
+"""What leaves the house: mail, webhooks, receipts, statistics; and the nightly housekeeping.
 
 This is the module for `OUTBOX_APP` and for plain `dramatiq`: importing it makes the broker and declares every actor.
 It opens no connection.
@@ -11,6 +11,6 @@ from outbox import OutboxBroker
 broker = OutboxBroker()
 dramatiq.set_broker(broker)
 
-from actors import analytics, mail, receipts, webhooks  # noqa: E402  the actors need the broker first
+from actors import analytics, housekeeping, mail, receipts, webhooks  # noqa: E402  the actors need the broker first
 
-__all__ = ["analytics", "broker", "mail", "receipts", "webhooks"]
+__all__ = ["analytics", "broker", "housekeeping", "mail", "receipts", "webhooks"]

@@ -69,3 +69,15 @@ class Settings(BaseSettings):
         validation_alias="WEBHOOK_DEADLINE",
         description="the longest that one attempt may take, from name lookup to the end of the answer",
     )
+    mail_days: int = Field(
+        default=30, ge=1, validation_alias="MAIL_DAYS", description="days that mails are kept once their tasks ended"
+    )
+    webhook_days: int = Field(
+        default=30,
+        ge=1,
+        validation_alias="WEBHOOK_DAYS",
+        description="days that deliveries and their bodies are kept once their tasks ended; nothing older is replayed",
+    )
+    receipt_days: int = Field(
+        default=365, ge=1, validation_alias="RECEIPT_DAYS", description="days that rendered receipts are kept"
+    )

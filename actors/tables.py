@@ -177,7 +177,10 @@ class Receipt(Base):
     mail_id: Mapped[UUID | None] = mapped_column(ForeignKey(Mail.id, ondelete="set null"))
     mail: Mapped[Mail | None] = relationship()
 
-    __table_args__ = (CheckConstraint("(pdf is null) = (rendered_at is null)", name="receipt_has_its_time"),)
+    __table_args__ = (
+        CheckConstraint("(pdf is null) = (rendered_at is null)", name="receipt_has_its_time"),
+        Index("receipt_mail", "mail_id"),
+    )
 
 
 class Counter(Base):

@@ -1,4 +1,4 @@
-"""Retention: days of the history that are over go as whole partitions, dead tasks after their own, longer time.
+"""Retention: days of the history that are over go as whole partitions, dead tasks and the audit after a longer time.
 
 Nothing here can touch an unfinished task (I2): they stand in another table.
 """
@@ -37,7 +37,7 @@ class Plan:
 class Step:
     """One step done. `busy`: somebody held the lock all the while; the next purge tries again."""
 
-    what: Literal["partition", "dead", "default"]
+    what: Literal["partition", "default", "dead", "audit"]
     name: str
     outcome: Literal["dropped", "busy", "deleted"]
     rows: int = 0
@@ -63,6 +63,14 @@ def purge(conn: Conn, ledger: Ledger, plan: Plan, *, pause: Callable[[float], No
         yield Step("default", "history_default", "deleted", rows)
     while rows := ledger.purge_dead(conn, before=plan.dead_before, limit=BATCH):
         yield Step("dead", "dead", "deleted", rows)
+    while rows := _purge_audit(conn, ledger.schema, plan.dead_before):
+        yield Step("audit", "audit", "deleted", rows)
+
+
+def _purge_audit(conn: Conn, schema: str, before: datetime) -> int:
+    return conn.execute(
+        sql.SQL(PURGE_AUDIT).format(sql.Identifier(schema, "audit")), {"before": before, "limit": BATCH}
+    ).rowcount
 
 
 def _drop(conn: Conn, schema: str, name: str, pause: Callable[[float], None]) -> Step:
@@ -108,4 +116,15 @@ and c.relkind = 'r'
 and not c.relispartition
 and c.relname ~ '^history_[0-9]{8}$'
 and substr(c.relname, 9) < %(day)s
+"""
+
+# What operators did to a task is kept for as long as the task may be kept dead.
+PURGE_AUDIT = """
+delete from {0} a
+where a.id = any(array(
+    select old.id
+    from {0} old
+    where old.at < %(before)s
+    order by old.id
+    limit %(limit)s))
 """

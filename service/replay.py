@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from actors import webhooks
+from actors import outside, webhooks
 from actors.tables import Delivery, Endpoint, Payload
 from actors.webhooks.outbound import body_of
 from outbox import enqueue, operate
@@ -79,11 +79,14 @@ def replay_missed(
 
 
 def _missed(session: Session, endpoint: Endpoint, body: Replay) -> list[Missed]:
-    """The oldest first, one more than are delivered at once."""
+    """The oldest first, one more than are delivered at once; none whose deliveries may be past their retention: what
+    arrived then is no longer known."""
+    known = func.clock_timestamp() - timedelta(days=outside.settings().webhook_days)
     query = (
         select(Event, Delivery.id)
         .outerjoin(Delivery, and_(Delivery.event_id == Event.id, Delivery.endpoint_id == endpoint.id))
         .where(Event.created_at >= body.since)
+        .where(Event.created_at > known)
         .where(or_(*map(_matches, endpoint.event_types)))
         .where(or_(Delivery.id.is_(None), Delivery.status != "delivered"))
         .order_by(Event.created_at, Event.id)

@@ -37,8 +37,8 @@ def purge(
 ) -> None:
     """Remove succeeded, cancelled and dead tasks whose retention is over. Unfinished tasks are never touched.
 
-    Days of the history go as whole partitions, with a short lock timeout. Prints a line for each step:
-    what, name, outcome, rows.
+    The audit is kept for as long as dead tasks are. Days of the history go as whole partitions, with a short lock
+    timeout. Prints a line for each step: what, name, outcome, rows.
     """
     from outbox import purge as retention
 
@@ -48,7 +48,7 @@ def purge(
         plan = retention.look(door.conn, door.ledger, history=days, dead=dead)
         show.note(
             f"{len(plan.partitions)} days of the history before {plan.history_before:%Y-%m-%d}, "
-            f"and the dead before {plan.dead_before:%Y-%m-%d}"
+            f"and the dead and the audit before {plan.dead_before:%Y-%m-%d}"
         )
         if dry_run:
             _say(plan, plan.partitions, PARTITIONS, as_json=json)
