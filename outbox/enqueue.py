@@ -375,8 +375,16 @@ def _tasks_of(session: Session) -> _Tasks:
 
 
 @event.listens_for(Session, "before_flush")
-def _write_tasks(session: Session, _context: Any, _instances: Any) -> None:
-    """The one INSERT: all new tasks of this flush, lanes in sorted order so that two flushes cannot deadlock."""
+def _flush_tasks(session: Session, _context: Any, _instances: Any) -> None:
+    _write_tasks(session)
+
+
+@event.listens_for(Session, "before_commit")
+def _write_tasks(session: Session) -> None:
+    """The one INSERT: all new tasks of this flush, lanes in sorted order so that two flushes cannot deadlock.
+
+    A commit with nothing else to write then needs no flush.
+    """
     new = [each for each in session.new if type(each) is Task]
     if not new:
         return
@@ -398,7 +406,12 @@ def _insert(session: Session, ledger: Ledger, tasks: list[Task]) -> dict[UUID, U
             "This connection is in autocommit: commit tasks together with your own rows, in a transaction."
         )
     rows = f"[{','.join(map(row_of, tasks))}]"
-    found: dict[UUID, UUID | None] = dict(connection.exec_driver_sql(ledger.enqueue_sql, {"rows": rows}).fetchall())
+    if not any(task.unique_key for task in tasks):
+        connection.exec_driver_sql(ledger.enqueue_sql, {"rows": rows})
+        return {task.id: task.id for task in tasks}
+    found: dict[UUID, UUID | None] = dict(
+        connection.exec_driver_sql(ledger.enqueue_unique_sql, {"rows": rows}).fetchall()
+    )
     while None in found.values():
         found = dict(connection.exec_driver_sql(ledger.enqueue_rest_sql, {"rows": rows}).fetchall())
     return cast("dict[UUID, UUID]", found)

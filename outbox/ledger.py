@@ -86,6 +86,7 @@ class Ledger:
         self.schema = schema
         self._named: dict[str, str] = {}
         self.enqueue_sql = self._of(ENQUEUE)
+        self.enqueue_unique_sql = self._of(ENQUEUE_UNIQUE)
         self.enqueue_rest_sql = self._of(ENQUEUE_REST)
 
     def _of(self, sql: str) -> str:
@@ -102,13 +103,17 @@ class Ledger:
 
     # ------------------------------------------------------------------ enqueue
 
-    def enqueue(self, conn: Conn, rows: str) -> list[tuple[UUID, UUID]]:
-        """Insert tasks from a JSON array of rows, in the caller's transaction, by one statement.
+    def enqueue(self, conn: Conn, rows: str) -> None:
+        """Insert tasks without a unique key from a JSON array of rows, in the caller's transaction, by one statement."""
+        conn.execute(self.enqueue_sql, {"rows": rows})
+
+    def enqueue_unique(self, conn: Conn, rows: str) -> list[tuple[UUID, UUID]]:
+        """Insert tasks of which some have a unique key, as `enqueue`.
 
         Answers (id asked for, id that exists) for each; they differ where a unique key was taken. Where the task that
         held it was not yet visible to the statement, or has started since, a second one settles the matter.
         """
-        found = dict(conn.execute(self.enqueue_sql, {"rows": rows}).fetchall())
+        found = dict(conn.execute(self.enqueue_unique_sql, {"rows": rows}).fetchall())
         while None in found.values():
             found = dict(conn.execute(self.enqueue_rest_sql, {"rows": rows}).fetchall())
         return list(found.items())
@@ -464,6 +469,23 @@ BATCH_BYTES = 8_388_608
 LANES = 500
 
 ENQUEUE = """
+insert into outbox.task (
+    id, state, queue, actor, args, kwargs, options, priority, due_at, expires_at,
+    lane, lane_limit, lane_holds, max_attempts)
+select
+    a.id,
+    case when coalesce(a.run_at, clock_timestamp()) > clock_timestamp() or a.delay > 0 then 'scheduled' else 'pending' end,
+    a.queue, a.actor, a.args, a.kwargs, a.options, coalesce(a.priority, 0),
+    coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
+    a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.max_attempts
+from rows from (json_to_recordset(%(rows)s::json) as (
+    id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
+    run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
+    max_attempts integer)) with ordinality as a
+order by a.lane nulls first, a.ordinality
+"""
+
+ENQUEUE_UNIQUE = """
 with asked as (
     select r.*
     from rows from (json_to_recordset(%(rows)s::json) as (

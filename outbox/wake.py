@@ -17,6 +17,8 @@ __all__ = ["CHANNEL", "Waker", "wake"]
 CHANNEL = "outbox"
 #: Between two wake-ups, in seconds: what commits meanwhile shares the next one. The first is immediate.
 PAUSE = 0.01
+#: A hint need not reach the disk. In one message, and local to it: behind a pooler the session is somebody else's next.
+NOTIFY = f"begin; set local synchronous_commit = off; notify {CHANNEL}; commit"
 log = get_logger("outbox.wake")
 
 
@@ -52,7 +54,7 @@ class Waker:
                     self._connection = psycopg.connect(
                         *args, autocommit=True, connect_timeout=5, prepare_threshold=None, **options
                     )
-                self._connection.execute(f"notify {CHANNEL}")
+                self._connection.execute(NOTIFY)
                 time.sleep(PAUSE)
             except psycopg.Error as error:
                 log.debug("wake-up not sent, the poll will find the rows", error=str(error))

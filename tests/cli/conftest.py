@@ -39,7 +39,7 @@ class Scene:
             {"id": str(uuid7()), "queue": "default", "actor": "act", "args": [n], "kwargs": {}, "options": {}, **row}
             for n in range(number)
         ]
-        return [existing for _, existing in self.ledger.enqueue(self.conn, json.dumps(rows))]
+        return [existing for _, existing in self.ledger.enqueue_unique(self.conn, json.dumps(rows))]
 
     def scheduled(self, number: int = 1, **row: Any) -> list[UUID]:
         return self.pending(number, delay=3600, **row)

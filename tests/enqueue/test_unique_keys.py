@@ -213,7 +213,7 @@ def test_a_holder_that_ends_between_the_conflict_and_the_look_at_it_does_not_swa
     worker, endings = outbox.a_worker(), list[str]()
 
     def end_the_holder(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement == outbox.ledger.enqueue_sql and not endings:
+        if statement == outbox.ledger.enqueue_unique_sql and not endings:
             endings.append(ending)
             if ending == "starts":
                 outbox.must_claim(holder.id, worker)

@@ -53,6 +53,7 @@ A_BEAT: dict[str, Any] = {
 #: Each hot statement with the values of a full batch.
 HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "enqueue": (ledger.ENQUEUE, A_ROW),
+    "enqueue with a unique key": (ledger.ENQUEUE_UNIQUE, A_ROW),
     "enqueue the rest": (ledger.ENQUEUE_REST, A_ROW),
     "register queues": (ledger.REGISTER_QUEUES, {}),
     "claim due": (
