@@ -41,6 +41,25 @@ def test_a_dead_connection_swallows_what_the_stock_producer_sends(
     assert depth_of(vhost_url, stock.queue()) == 1
 
 
+def test_an_orderly_end_of_the_connection_swallows_what_is_on_its_way_from_the_stock_producer(
+    make_stock: MakeStock, wire: Wire, vhost_url: str
+) -> None:
+    stock = make_stock(wire.url, confirm_delivery=False)
+
+    @stock.actor()
+    def note(n: int) -> None: ...
+
+    note.send(0)
+    await_that(lambda: depth_of(vhost_url, stock.queue()) == 1)
+    wire.vanish()  # a load balancer that has forgotten the connection
+    note.send(1)
+    wire.hang_up()
+    note.send(2)  # notices the end and connects again; nobody knows about the one before
+    stock.broker.close()
+    stock.url = vhost_url
+    assert depth_of(vhost_url, stock.queue()) == 2
+
+
 @pytest.mark.parametrize("trouble", ["vanish", "hang_up"])
 def test_a_dead_connection_costs_the_relay_a_moment_and_no_task(
     make_workshop: MakeWorkshop, wire: Wire, trouble: str
