@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -142,19 +143,35 @@ def test_what_an_endpoint_missed_is_replayed_and_nothing_else(api: TestClient, d
 
 
 def test_a_long_replay_goes_on_where_it_stopped(api: TestClient, database: Database) -> None:
+    began = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
     database.execute(
         """insert into app.event (id, type, content, created_at)
-        select gen_random_uuid(), 'a.b', '1', timestamptz '2026-01-01 00:00:00Z' + n * interval '1 second'
-        from generate_series(1, 450) n"""
+        select gen_random_uuid(), 'a.b', '1', %s + n * interval '1 second'
+        from generate_series(1, 450) n""",
+        began,
     )
     path = f"/v1/endpoints/{create(api)['endpoint_id']}"
-    since, made = "2026-01-01T00:00:00Z", []
+    since, until, made = began.isoformat(), (began + timedelta(seconds=401)).isoformat(), []
     while since:
-        answer = api.post(f"{path}/replay", json={"since": since, "until": "2026-01-01T00:06:41Z"}).json()
+        answer = api.post(f"{path}/replay", json={"since": since, "until": until}).json()
         made.append(len(answer["task_ids"]))
         since = answer["next_since"]
     assert made == [200, 200]
     assert database.one("select count(distinct event_id) as n from app.delivery")["n"] == 400
+
+
+def test_what_is_past_its_retention_is_not_replayed_for_what_arrived_is_no_longer_known(
+    api: TestClient, database: Database
+) -> None:
+    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
+    for days in (29, 31):
+        database.execute(
+            """insert into app.event (id, type, content, created_at)
+            values (gen_random_uuid(), 'a.b', '1', now() - %s * interval '1 day')""",
+            days,
+        )
+    answer = api.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"}).json()
+    assert len(answer["task_ids"]) == 1
 
 
 def test_a_disabled_endpoint_gets_no_replay(api: TestClient) -> None:
