@@ -18,6 +18,7 @@ from dramatiq.middleware import (
     AgeLimit,
     AsyncIO,
     Callbacks,
+    GroupCallbacks,
     Middleware,
     MiddlewareError,
     Pipelines,
@@ -48,6 +49,8 @@ log = get_logger("outbox.broker")
 
 #: Hooks that cannot stop what they precede: an outcome that is known is recorded.
 _WITHOUT_VETO = ("before_ack", "before_nack")
+#: Middleware that sends on what comes after a task.
+_CHAINS = (Callbacks, GroupCallbacks, Pipelines)
 
 
 class OutboxBroker(RabbitmqBroker):
@@ -242,7 +245,7 @@ def _replace_dead_threads(worker: Any) -> None:
 
 def _sends_on(hook: Callable[..., None], error: Exception) -> bool:
     """Whether a hook failed to send what comes after a task: a chain must not be cut in silence."""
-    return isinstance(error, OutboxError) or isinstance(getattr(hook, "__self__", None), (Callbacks, Pipelines))
+    return isinstance(error, OutboxError) or isinstance(getattr(hook, "__self__", None), _CHAINS)
 
 
 def _readable(message: Message[Any]) -> Message[Any]:

@@ -8,7 +8,8 @@ import dramatiq
 import pytest
 from awaiting import await_that
 from dramatiq.errors import ConnectionClosed
-from dramatiq.middleware import Middleware, MiddlewareError, Pipelines, Retries
+from dramatiq.middleware import GroupCallbacks, Middleware, MiddlewareError, Pipelines, Retries
+from dramatiq.rate_limits.backends import StubBackend
 from sides import MakeStock, Stock, raising
 from workshop import MakeWorkshop, Workshop
 
@@ -220,6 +221,61 @@ class TestTheChain:
         workshop.open()
         (fate,) = workshop.await_all("dead", 1).values()
         assert "set" in (fate.reason or "")
+
+
+class UnsteadyBackend(StubBackend):
+    """A rate limiter's backend that is away for a moment when a group's task wants to say that it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 1
+
+    def decr(self, *args: Any) -> bool:
+        if self.left:
+            self.left -= 1
+            raise ConnectionError("the backend is away")
+        return bool(super().decr(*args))
+
+
+class TestTheGroup:
+    """A group's completion callback is sent by a hook that asks a rate limiter's backend whether all are done."""
+
+    def run_group(self, side: Stock | Workshop) -> tuple[list[int], list[str]]:
+        """What ran of a group of one, and whether its callback did."""
+        ran, told = list[int](), list[str]()
+
+        @side.actor(min_backoff=1, max_backoff=2)
+        def member(n: int) -> None:
+            ran.append(n)
+
+        @side.actor()
+        def tell() -> None:
+            told.append("all are done")
+
+        group = dramatiq.group([member.message(1)], broker=side.broker)
+        group.add_completion_callback(tell.message())
+        group.run()
+        return ran, told
+
+    def test_the_stock_group_never_ends(self, make_stock: MakeStock) -> None:
+        stock = make_stock(middleware=[Retries(), GroupCallbacks(UnsteadyBackend())])
+        ran, told = self.run_group(stock)
+        worker = stock.work()
+        await_that(lambda: ran and worker.work_queue.unfinished_tasks == 0)
+        stock.catch_up()
+        worker.stop(timeout=2000)
+        stock.worker = None
+        assert (ran, told, stock.messages()) == ([1], [], 0)
+
+    def test_a_callback_that_could_not_be_sent_is_a_failure_and_comes_with_the_retry(
+        self, make_workshop: MakeWorkshop
+    ) -> None:
+        workshop = make_workshop(middleware=[GroupCallbacks(UnsteadyBackend())])
+        ran, told = self.run_group(workshop)
+        workshop.open()
+        fates = workshop.await_all("succeeded", 2)
+        assert (ran, told) == ([1, 1], ["all are done"])
+        assert {fate.actor: fate.outcomes for fate in fates.values()} == {"member": ["failed"], "tell": []}
 
 
 def test_a_middleware_that_breaks_before_the_actor_lets_it_run_guarded_all_the_same(

@@ -9,6 +9,9 @@ from typing import Any
 import dramatiq
 import pytest
 from awaiting import await_that
+from dramatiq.errors import RateLimitExceeded
+from dramatiq.rate_limits import ConcurrentRateLimiter
+from dramatiq.rate_limits.backends import StubBackend
 from workshop import Fate, MakeWorkshop, Workshop
 
 import outbox
@@ -143,6 +146,36 @@ def test_a_snooze_waits_as_long_as_it_says(shop: Workshop) -> None:
     message = failing(shop, lambda: outbox.Snooze(timedelta(hours=1))).send()
     fate = shop.await_state(message.message_id, "scheduled")
     assert timedelta(minutes=59) < wait_of(shop, fate) < timedelta(minutes=61)
+
+
+class TestThrottles:
+    """A rate limiter that lets nobody in says "not now": no failure of the task."""
+
+    def test_a_throttle_counts_no_failure_however_often(self, shop: Workshop) -> None:
+        limiter = ConcurrentRateLimiter(StubBackend(), "far end", limit=1)
+        asked: list[int] = []
+
+        @shop.actor(max_retries=0, **QUICK)
+        def call() -> None:
+            asked.append(1)
+            with limiter.acquire():
+                pass
+
+        with limiter.acquire():
+            message = call.send()
+            await_that(lambda: len(asked) >= 3)
+        fate = shop.await_state(message.message_id, "succeeded")
+        assert (fate.failures, set(fate.outcomes)) == (0, {"snoozed"})
+        assert "far end" in fate.attempts[0]["error"]
+
+    def test_it_waits_for_the_actors_backoff(self, shop: Workshop) -> None:
+        actor = failing(shop, lambda: RateLimitExceeded("no"), min_backoff=3_600_000, max_backoff=3_600_000)
+        fate = shop.await_state(actor.send().message_id, "scheduled")
+        assert timedelta(minutes=29) < wait_of(shop, fate) <= timedelta(minutes=61)
+
+    def test_an_actor_may_throw_it_all_the_same(self, shop: Workshop) -> None:
+        actor = failing(shop, lambda: RateLimitExceeded("no"), throws=RateLimitExceeded)
+        assert shop.await_state(actor.send().message_id, "dead").failures == 1
 
 
 class TestWhenRetriesAreExhausted:
