@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from dramatiq.broker import Broker, MessageProxy
 from dramatiq.common import compute_backoff
-from dramatiq.errors import ActorNotFound, Retry
-from dramatiq.middleware import Middleware, SkipMessage
-from dramatiq.middleware.threading import Interrupt
+from dramatiq.errors import ActorNotFound, RateLimitExceeded, Retry
+from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 from sqlalchemy.exc import DBAPIError
 
 from outbox.enqueue import uncommitted
@@ -38,7 +37,8 @@ class Outcomes(Middleware):
     """First in the list: binds the run before everything else, and judges its outcome after everything else.
 
     Options of actors and messages: `max_retries`, `min_backoff`, `max_backoff`, `retry_when`, `throws`,
-    `on_retry_exhausted`, as in Dramatiq's Retries, which this replaces.
+    `on_retry_exhausted`, as in Dramatiq's Retries, which this replaces. Unlike there a throttle (`RateLimitExceeded`)
+    is no failure: the task is tried again after the backoff, however often, unless the actor `throws` it.
     """
 
     def __init__(
@@ -112,6 +112,8 @@ class Outcomes(Middleware):
             return Outcome("snoozed", error=str(error.reason), wait=error.wait.total_seconds())
         if isinstance(error, ActorNotFound) and message.actor_name not in broker.actors:
             return Outcome("snoozed", error=f"this worker knows no actor {message.actor_name!r}", wait=UNKNOWN_ACTOR)
+        if isinstance(error, RateLimitExceeded) and not _throws(broker, message, error):
+            return Outcome("snoozed", error=_line(error), wait=self._backoff(broker, message, run, error))
         if run.cancel_requested():
             return Outcome("cancelled", error=f"cancelled while it ran: {_line(error)}")
         if is_interruption(error):
@@ -182,9 +184,7 @@ def is_interruption(error: BaseException) -> bool:
         return True
     if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("08", "57P")):
         return True
-    from dramatiq.middleware import Shutdown
-
-    return isinstance(error, Interrupt) and isinstance(error, Shutdown)
+    return isinstance(error, Shutdown)
 
 
 def _commit_with_outcome(run: Run) -> BaseException | None:
@@ -203,7 +203,15 @@ def _commit_with_outcome(run: Run) -> BaseException | None:
         run.recorded = True
     except BaseException as error:
         return error
+    run.finished = time.monotonic()
+    _count_success(run)
     return None
+
+
+def _count_success(run: Run) -> None:
+    from outbox.metrics import count_outcome  # registers metrics, which are for processes that run actors
+
+    count_outcome(run, "succeeded")
 
 
 def _close_session(run: Run) -> None:

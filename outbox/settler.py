@@ -5,13 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from uuid import UUID
 
 import psycopg
 
 from outbox.enqueue import row_of
 from outbox.ledger import Conn, Failure, Finished, Ledger
 from outbox.logs import get_logger
+from outbox.metrics import count_outcome
 from outbox.outcomes import in_doubt
 from outbox.run import Outcome, Run
 
@@ -85,7 +87,7 @@ class Settler:
             try:
                 self._conn = self._conn or self._connect()
                 with self._conn.transaction():
-                    record(self._conn, self._ledger, runs)
+                    became = record(self._conn, self._ledger, runs)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 if self._conn is not None and not self._conn.closed and not self._conn.broken:
                     self._put_off(runs, error)
@@ -99,6 +101,7 @@ class Settler:
                 return
             else:
                 self._settled(runs)
+                _count(runs, became)
                 return
 
     def _put_off(self, runs: list[Run], error: Exception) -> None:
@@ -126,15 +129,18 @@ class Settler:
         self._settle(runs)
 
 
-def record(conn: Conn, ledger: Ledger, runs: Sequence[Run]) -> None:
-    """Write these outcomes, and the tasks that the runs enqueued, in the caller's transaction."""
+def record(conn: Conn, ledger: Ledger, runs: Sequence[Run]) -> dict[UUID, str]:
+    """Write these outcomes, and the tasks that the runs enqueued, in the caller's transaction.
+
+    Answers what is recorded of each task, by its id. One that is missing there was somebody else's by now.
+    """
     ended = [
         (run, _finished(run), run.outcome or Outcome("failed", error="no outcome", wait=15.0, counts=True))
         for run in runs
     ]
-    mine = set()
+    became: dict[UUID, str] = {}
     if wins := [done for _, done, outcome in ended if outcome.name == "succeeded"]:
-        mine |= set(ledger.record_successes(conn, wins))
+        became |= dict.fromkeys(ledger.record_successes(conn, wins), "succeeded")
     again = [
         _failure(done, outcome)
         for _, done, outcome in ended
@@ -144,18 +150,25 @@ def record(conn: Conn, ledger: Ledger, runs: Sequence[Run]) -> None:
     stopped = [_failure(done, outcome) for _, done, outcome in ended if outcome.name == "cancelled"]
     if again:
         settled = set(ledger.record_again(conn, again))
-        mine |= settled
+        became |= {f.run.id: f.outcome for f in again if f.run.id in settled}
         stopped += [f for f in again if f.run.id not in settled]  # cancel was asked for, or somebody else's by now
     if over:
-        mine |= set(ledger.record_dead(conn, over))
+        became |= dict.fromkeys(ledger.record_dead(conn, over), "dead")
     if stopped:
-        mine |= set(ledger.record_cancelled(conn, stopped))
-    children = [child for run, _, outcome in ended if run.task_id in mine for child in _children(run, outcome)]
+        became |= dict.fromkeys(ledger.record_cancelled(conn, stopped), "cancelled")
+    children = [child for run, _, outcome in ended if run.task_id in became for child in _children(run, outcome)]
     if children:
         ledger.enqueue(conn, f"[{','.join(map(row_of, children))}]")
     for run, _, outcome in ended:
-        if run.task_id not in mine:
+        if run.task_id not in became:
             log.warning("late outcome ignored", task_id=str(run.task_id), run=str(run.run_id), outcome=outcome.name)
+    return became
+
+
+def _count(runs: Sequence[Run], became: Mapping[UUID, str]) -> None:
+    for run in runs:
+        if outcome := became.get(run.task_id):
+            count_outcome(run, outcome)
 
 
 def _children(run: Run, outcome: Outcome) -> list:  # type: ignore[type-arg]

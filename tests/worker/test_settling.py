@@ -13,10 +13,12 @@ import psycopg
 import pytest
 from awaiting import await_that
 from broker_side import depth_of, drop_connection
+from prometheus_client import REGISTRY
+from sqlalchemy import text
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
 
-from outbox import database
+from outbox import current_run, database
 from outbox.ledger import Ledger
 from outbox.models import Task
 from outbox.run import Outcome, Run
@@ -97,14 +99,16 @@ class Desk:
             self.ledger, lambda: database.connect(database_url, name="settle"), settled=self.settled.extend
         )
 
-    def claimed(self, outcome: Outcome, *, failures: int = 0, children: tuple[Task, ...] = ()) -> Run:
+    def claimed(
+        self, outcome: Outcome, *, failures: int = 0, children: tuple[Task, ...] = (), actor: str = "note"
+    ) -> Run:
         """A run of a new task, claimed here, that ended so."""
-        task = task_like(uuid4())
+        task = task_like(uuid4(), actor=actor)
         self.ledger.enqueue(self.db, f"[{row_like(task)}]")
         (fence,) = self.db.execute("select fence from outbox.task where id = %s", [task.id]).fetchone() or (uuid4(),)
         run = Run(
             task_id=task.id, run_id=uuid4(), attempt=1, failures=failures, max_attempts=None, lane=None,
-            message=cast(Any, None), station=cast(Any, None), outcome=outcome, children=list(children),
+            message=message_of(actor), station=cast(Any, None), outcome=outcome, children=list(children),
         )  # fmt: skip
         assert self.ledger.claim(self.db, [(task.id, fence, run.run_id)], worker=self.worker, beat=0)
         return run
@@ -126,6 +130,10 @@ class Desk:
 def task_like(id: UUID, **columns: Any) -> Task:
     plain = {"queue": "default", "actor": "note", "args": "[]", "kwargs": "{}", "options": "{}", "priority": 0}
     return Task(id=id, **{**plain, **columns})
+
+
+def message_of(actor: str) -> dramatiq.Message[Any]:
+    return dramatiq.Message(queue_name="default", actor_name=actor, args=(), kwargs={}, options={})
 
 
 def row_like(task: Task) -> str:
@@ -260,3 +268,59 @@ def test_what_is_recorded_was_what_the_worker_measured(desk: Desk) -> None:
         "select extract(epoch from finished_at - started_at)::float8 from outbox.history"
     ).fetchone() or (None,)
     assert ran == pytest.approx(3, abs=0.05)
+
+
+class TestMetrics:
+    """Each recorded outcome is counted, and nothing else."""
+
+    def outcomes(self, actor: str) -> dict[str, float]:
+        (family,) = (each for each in REGISTRY.collect() if each.name == "outbox_outcomes")
+        return {
+            sample.labels["outcome"]: sample.value
+            for sample in family.samples
+            if sample.name == "outbox_outcomes_total" and sample.labels["actor"] == actor
+        }
+
+    def runs(self, actor: str) -> tuple[float | None, float | None]:
+        """How many were timed, and their seconds."""
+        count, total = (
+            REGISTRY.get_sample_value(f"outbox_run_seconds_{of}", {"actor": actor}) for of in ("count", "sum")
+        )
+        return count, total
+
+    def test_outcomes_are_counted_as_they_were_recorded(self, desk: Desk) -> None:
+        again = Outcome("failed", error="x", wait=60.0, counts=True)
+        snoozed, dead = Outcome("snoozed", error="x", wait=60.0), Outcome("dead", error="x", counts=True)
+        ended = [SUCCEEDED, SUCCEEDED, again, snoozed, dead, Outcome("cancelled", error="x"), again]
+        runs = [desk.claimed(outcome, actor="of_all_kinds") for outcome in ended]
+        desk.ledger.cancel(desk.db, runs[-1].task_id, reason="operator")
+        desk.settle(*runs)
+        assert self.outcomes("of_all_kinds") == {
+            "succeeded": 2, "failed": 1, "snoozed": 1, "dead": 1, "cancelled": 2
+        }  # fmt: skip
+
+    def test_what_ran_is_timed(self, desk: Desk) -> None:
+        ran, skipped = desk.claimed(SUCCEEDED, actor="timed"), desk.claimed(SUCCEEDED, actor="timed")
+        ran.started, ran.finished = 100.0, 103.0
+        desk.settle(ran, skipped)
+        assert self.runs("timed") == (1, 3)
+
+    def test_a_late_outcome_is_not_counted(self, desk: Desk) -> None:
+        late = desk.claimed(SUCCEEDED, actor="late")
+        (beat,) = desk.db.execute("select beat from outbox.worker").fetchone() or (0,)
+        desk.ledger.rescue(desk.db, worker=desk.worker, beat=beat, max_crashes=3)
+        desk.settle(late)
+        assert self.outcomes("late") == {}
+
+    def test_a_success_recorded_in_the_actors_own_session_is_counted_once(self, workshop: Workshop) -> None:
+        @workshop.actor()
+        def in_its_own_session() -> None:
+            current_run().session().execute(text("select 1"))
+
+        message = in_its_own_session.send()
+        station = workshop.open()
+        workshop.await_state(message.message_id, "succeeded")
+        await_that(lambda: not station._runs)
+        assert self.outcomes("in_its_own_session") == {"succeeded": 1}
+        count, _ = self.runs("in_its_own_session")
+        assert count == 1
