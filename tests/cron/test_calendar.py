@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo
 
+import pendulum
+import periodiq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -264,6 +266,77 @@ def test_utc_has_no_such_days() -> None:
     for day in ("2026-03-29", "2026-10-25"):
         found = fires("30 2 * * *", "UTC", f"{day}T00:00", f"{day}T23:59")
         assert found == [f"{day[-2:]} 02:30+0000"]
+
+
+# ---------------------------------------------------------------------- beside periodiq's own
+
+
+def periodiq_fires(spec: str, zone: str, start: str, end: str) -> list[str]:
+    """What periodiq's own scheduler sends, if it never sleeps too long: it wakes for a date, then asks whether it is one."""
+    own, at = periodiq.cron(spec), pendulum.instance(utc(start)).in_timezone(zone)
+    found = []
+    while (at := own.next_valid_date(at)) <= utc(end):
+        if own.validate(at):
+            found.append(at.strftime("%d %H:%M%z"))
+    return found
+
+
+SPRING, AUTUMN = ("2026-03-27T23:00", "2026-03-30T21:59"), ("2026-10-23T22:00", "2026-10-26T22:59")
+
+
+def test_on_common_days_both_say_the_same_so_these_tests_can_fail() -> None:
+    for spec in ("0 9 * * *", "0 8-9 * * mon-fri", "30 2 13 * *", "0 9 * * 7"):
+        around = (spec, "Europe/Paris", "2026-01-10T00:00", "2026-01-20T00:00")
+        assert periodiq_fires(*around) == fires(*around) != []
+
+
+@pytest.mark.parametrize("spec", ["0 0 * * 0", "0 0 * * sun", "0 0 * * SUN", "@weekly"])
+def test_a_sunday_that_periodiq_never_fires_is_fired(spec: str) -> None:
+    january = ("UTC", "2026-01-01T00:00", "2026-01-20T00:00")
+    assert periodiq_fires(spec, *january) == []
+    assert fires(spec, *january) == ["04 00:00+0000", "11 00:00+0000", "18 00:00+0000"]
+
+
+def test_a_weekend_of_which_periodiq_fires_the_saturday_has_its_sunday() -> None:
+    january = ("0 0 * * sat,sun", "UTC", "2026-01-01T00:00", "2026-01-12T00:00")
+    assert periodiq_fires(*january) == ["03 00:00+0000", "10 00:00+0000"]
+    assert fires(*january) == ["03 00:00+0000", "04 00:00+0000", "10 00:00+0000", "11 00:00+0000"]
+
+
+def test_the_first_of_several_minutes_that_periodiq_skips_after_a_look_between_two_of_them_is_fired() -> None:
+    morning = ("*/20 8 * * *", "UTC", "2026-01-12T07:05", "2026-01-12T09:00")
+    assert periodiq_fires(*morning) == ["12 08:20+0000", "12 08:40+0000"]
+    assert fires(*morning) == ["12 08:00+0000", "12 08:20+0000", "12 08:40+0000"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "around", "periodiqs", "ours"),
+    [
+        (
+            "0 9 * * *",  # hours after the change, and yet
+            SPRING,
+            ["28 09:00+0100", "30 09:00+0200"],
+            ["28 09:00+0100", "29 09:00+0200", "30 09:00+0200"],
+        ),
+        (
+            "30 2 * * *",
+            SPRING,
+            ["28 02:30+0100", "30 02:30+0200"],
+            ["28 02:30+0100", "29 03:00+0200", "30 02:30+0200"],
+        ),
+        (
+            "30 2 * * *",
+            AUTUMN,
+            ["24 02:30+0200", "25 02:30+0200", "25 02:30+0100", "26 02:30+0100"],
+            ["24 02:30+0200", "25 02:30+0200", "26 02:30+0100"],
+        ),
+    ],
+)
+def test_a_day_that_periodiq_skips_or_fires_twice_when_clocks_change_is_fired_once(
+    spec: str, around: tuple[str, str], periodiqs: list[str], ours: list[str]
+) -> None:
+    assert periodiq_fires(spec, "Europe/Paris", *around) == periodiqs
+    assert fires(spec, "Europe/Paris", *around) == ours
 
 
 # ---------------------------------------------------------------------- against a slow calendar
