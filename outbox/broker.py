@@ -33,6 +33,7 @@ from outbox import database
 from outbox.cron import Cron
 from outbox.enqueue import enqueue, row_of, task_of, use
 from outbox.errors import OutboxError
+from outbox.forks import inherited, tell_of_forks
 from outbox.ledger import Conn, Ledger, cleaned
 from outbox.logs import get_logger
 from outbox.models import Task
@@ -92,6 +93,7 @@ class OutboxBroker(RabbitmqBroker):
         self._own = threading.local()
         self._waker = Waker(self.settings.conninfo)
         use(self)
+        tell_of_forks(self)
 
     # ------------------------------------------------------------------ sending
 
@@ -186,6 +188,18 @@ class OutboxBroker(RabbitmqBroker):
                     else {"options": database.SILENT_CLIENT, "application_name": "outbox actor"},
                 )
             return self._engine
+
+    def after_fork(self) -> None:
+        """In a child made by fork(): it sends on connections of its own, and is not the run or request that made it."""
+        inherited.extend((self._own, self.state, self.connections, self.channels))
+        self._own, self._lock = threading.local(), threading.Lock()
+        self.state, self.connections, self.channels = threading.local(), set(), set()
+        self.station = None
+        if self._engine is not None:
+            inherited.append(self._engine.pool)
+            self._engine.dispose(close=False)
+        _current.set(None)
+        bound_session._bound.set(None)
 
     # ------------------------------------------------------------------ middleware, called only where it does something
 

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.orm import Session
 
+from outbox.forks import inherited, tell_of_forks
 from outbox.logs import get_logger
 from outbox.models import Task
 
@@ -31,10 +32,18 @@ class Waker:
 
     def __init__(self, *connect: Any, **options: Any) -> None:
         self._connect = (connect, options)
+        self._begin()
+        tell_of_forks(self)
+
+    def _begin(self) -> None:
         self._wanted = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: psycopg.Connection[Any] | None = None
+
+    def after_fork(self) -> None:
+        inherited.append(self._connection)
+        self._begin()
 
     def wake(self) -> None:
         """Say that rows were committed. Returns at once."""
