@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import dramatiq.worker
 import pytest
 from sides import MakeStock, Ours, Side, Stock
+from wire import Wire
 from workshop import MakeWorkshop, make_workshop, open_workshop, shop, vhost_url, workshop
 
 __all__ = ["make_workshop", "open_workshop", "shop", "vhost_url", "workshop"]
@@ -25,6 +26,14 @@ def make_stock(vhost_url: str, queue_prefix: str, monkeypatch: pytest.MonkeyPatc
     yield make
     for stock in made:
         stock.close()
+
+
+@pytest.fixture
+def wire(vhost_url: str) -> Iterator[Wire]:
+    """A wire to the broker that can fail."""
+    wire = Wire(vhost_url)
+    yield wire
+    wire.close()
 
 
 @pytest.fixture(params=["stock", "ours"])

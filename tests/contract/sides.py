@@ -10,9 +10,12 @@ from awaiting import await_that
 from broker_side import admin, cancel, catch_up, depth, drop_connection, shut
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.middleware import Middleware
+from wire import Wire
 from workshop import Declare, Workshop
 
-__all__ = ["MakeStock", "Ours", "Side", "Stock", "raising"]
+from outbox.relay import Relay
+
+__all__ = ["MakeStock", "Ours", "Side", "Stock", "publish_by_way_of", "raising"]
 
 
 class Side(Protocol):
@@ -148,3 +151,10 @@ def raising(hook: str, error: BaseException, *, times: int = 1) -> Middleware:
 
     middleware: Middleware = type("Raising", (Middleware,), {hook: broken})()
     return middleware
+
+
+def publish_by_way_of(workshop: Workshop, wire: Wire) -> None:
+    """A relay starts whose publisher uses the wire; it counts messages beside it, so that only the publisher's breaks."""
+    relay = workshop.relay = Relay(workshop.settings.model_copy(update={"rabbitmq_url": wire.url}))
+    relay.registry._settings = workshop.settings
+    relay.start()

@@ -81,6 +81,30 @@ def test_a_message_over_its_delivery_limit_comes_back_and_no_attempt_is_counted(
     assert (ran, fate.failures, fate.attempts) == ([1], 0, [])
 
 
+def test_a_message_that_met_too_many_deploys_is_deleted_by_the_stock_broker_and_never_ran(
+    make_stock: MakeStock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quorum queue counts each connection that ends without an acknowledgement; the stock dead letters have a TTL."""
+    monkeypatch.setattr("dramatiq.brokers.rabbitmq.DEAD_MESSAGE_TTL", 200)  # for a week
+    stock = make_stock()
+    limited = {"x-queue-type": "quorum", "x-delivery-limit": 2}
+    build: Any = stock.broker._build_queue_arguments
+    monkeypatch.setattr(stock.broker, "_build_queue_arguments", lambda name: build(name) | limited)
+    ran: list[int] = []
+
+    @stock.actor()
+    def note(n: int) -> None:
+        ran.append(n)
+
+    note.send_with_options(args=(1,), delay=60_000)  # a long delay waits in a worker's memory, unacknowledged
+    for _ in range(3):
+        await_that(lambda: depth_of(stock.url, f"{stock.queue()}.DQ") == 1)
+        with admin(stock.url) as channel:
+            await_that(lambda channel=channel: channel.basic_get(f"{stock.queue()}.DQ")[0])  # type: ignore[misc]
+    await_that(lambda: stock.messages() == 0)
+    assert ran == []
+
+
 def test_the_stock_worker_gives_up_a_message_whose_actor_it_does_not_know_yet(make_stock: MakeStock) -> None:
     stock = make_stock()
 

@@ -9,19 +9,11 @@ from datetime import timedelta
 import pytest
 from awaiting import await_that
 from broker_side import admin, depth_of
-from sides import MakeStock
+from sides import MakeStock, publish_by_way_of
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
 
 from deploy.local.servers import RabbitMQ
-from outbox.relay import Relay
-
-
-@pytest.fixture
-def wire(vhost_url: str) -> Iterator[Wire]:
-    wire = Wire(vhost_url)
-    yield wire
-    wire.close()
 
 
 def test_a_dead_connection_swallows_what_the_stock_producer_sends(
@@ -72,9 +64,7 @@ def test_a_dead_connection_costs_the_relay_a_moment_and_no_task(
         ran.append(n)
 
     workshop.work()
-    relay = workshop.relay = Relay(workshop.settings.model_copy(update={"rabbitmq_url": wire.url}))
-    relay.registry._settings = workshop.settings  # it counts messages beside the wire: only the publisher's breaks
-    relay.start()
+    publish_by_way_of(workshop, wire)
     workshop.await_state(note.send(0).message_id, "succeeded")
     getattr(wire, trouble)()
     for n in range(1, 6):

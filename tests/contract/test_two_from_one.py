@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
-import pytest
 from awaiting import await_that
 from broker_side import depth_of, shut
 from dramatiq.middleware import Middleware, Retries
-from sides import MakeStock, Ours
+from sides import MakeStock, Ours, publish_by_way_of
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
-
-from outbox.relay import Relay
-
-
-@pytest.fixture
-def wire(vhost_url: str) -> Iterator[Wire]:
-    wire = Wire(vhost_url)
-    yield wire
-    wire.close()
 
 
 class Breaks(Middleware):
@@ -62,9 +51,7 @@ def test_a_lost_confirm_makes_two_messages_and_one_run(workshop: Workshop, wire:
     def note(label: str) -> None:
         ran.append(label)
 
-    relay = workshop.relay = Relay(workshop.settings.model_copy(update={"rabbitmq_url": wire.url}))
-    relay.registry._settings = workshop.settings  # it counts messages beside the wire: only the publisher's breaks
-    relay.start()
+    publish_by_way_of(workshop, wire)
     workshop.await_state(note.send("first").message_id, "published")
     wire.lose_reply_to(b"unheard")
     message = note.send("unheard")
@@ -91,15 +78,14 @@ def test_a_crash_between_retry_and_acknowledgement_leaves_the_stock_broker_with_
         raise ValueError("boom")
 
     worker = stock.work(threads=1)
-    consuming = await_that(lambda: worker.consumers.get(stock.queue()))
-    assert consuming is not None
-    breaks.connection = await_that(lambda: consuming.consumer).connection
+    await_that(lambda: stock.queue() in worker.consumers)
+    breaks.connection = stock._consumer().connection
     fail.send(1)
     await_that(lambda: ran == [1, 1])  # the original is still in the queue, and will be tried as often as its retry
     stock.catch_up()
     worker.stop(timeout=2000)
     stock.worker = None
-    assert depth_of(stock.url, f"{stock.queue()}.DQ") == 2
+    await_that(lambda: depth_of(stock.url, f"{stock.queue()}.DQ") == 2)
 
 
 def test_a_crash_between_outcome_and_acknowledgement_leaves_one_task(make_workshop: MakeWorkshop) -> None:

@@ -70,12 +70,11 @@ def test_what_a_busy_stock_process_has_fetched_waits_though_another_one_is_idle(
     for stock in (busy, idle):
         stock.actor(actor_name="note")(note)
     send = busy.broker.get_actor("note").send
-    worker = busy.work(threads=1)
+    busy.work(threads=1)
     send("slow")
     assert started.wait(20)
     send("hostage")
-    consuming = worker.consumers[busy.queue()]
-    await_that(lambda: consuming.consumer and len(consuming.consumer.known_tags) == 2)
+    await_that(lambda: len(busy._consumer().known_tags) == 2)
     idle.work(threads=1)
     for n in range(10):
         send(f"quick {n}")
