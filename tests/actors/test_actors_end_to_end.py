@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import standardwebhooks
 from actor_bench import Bench
@@ -21,8 +22,10 @@ from far_http import answering, endpoint, headers_of, read_request, status
 from far_smtp import mailroom
 from sqlalchemy import select, text
 
+import actors
 from actors import analytics, mail, receipts, webhooks
 from actors.tables import Counter, Delivery, Mail
+from outbox import cron
 
 pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
@@ -216,3 +219,21 @@ def test_a_replay_delivers_what_died_under_the_same_id_and_nothing_else(bench: B
     for each in map(str, missed):
         first, second = [request.partition(b"\r\n\r\n")[2] for request, id in zip(seen, ids, strict=True) if id == each]
         assert first == second
+
+
+def test_the_scheduler_declares_the_housekeeping_and_a_worker_carries_it_out(
+    bench: Bench, start: Start, database_url: str
+) -> None:
+    start("relay")
+    start("worker", "--threads", "1", "--queues", "heavy")
+    start("scheduler")
+
+    def declared() -> set[str]:
+        with bench.engine.connect() as connection:
+            return set(connection.execute(text("select name from outbox.schedule")).scalars())
+
+    wait_until(lambda: declared() == {"purge_outbox", "purge_sent"})
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        for name in ("purge_outbox", "purge_sent"):
+            cron.run_now(conn, actors.broker.ledger, name, who="ada")
+    wait_until(lambda: all_succeeded(bench, 2))

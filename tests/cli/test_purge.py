@@ -73,6 +73,17 @@ def test_dead_tasks_have_their_own_longer_time(scene: Scene, cli: Cli) -> None:
     assert _count(scene, "dead") == 0
 
 
+def test_the_audit_is_kept_for_as_long_as_dead_tasks_are(scene: Scene, cli: Cli) -> None:
+    for days in (179, 181, 400):
+        scene.conn.execute(
+            "insert into outbox.audit (at, who, action, subject) values (now() - %s * interval '1 day', 'ada', 'retry', 'x')",
+            [days],
+        )
+    told = cli("purge", "--yes", "--json")
+    assert json.loads(told.stdout)["steps"] == [{"what": "audit", "name": "audit", "outcome": "deleted", "rows": 2}]
+    assert _count(scene, "audit") == 1
+
+
 def test_rows_without_a_day_of_their_own_go_too(scene: Scene, cli: Cli) -> None:
     _finished(scene, "history", "cancelled", 60)
     _finished(scene, "history", "cancelled", 20)
