@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import email
 import email.policy
 import json
+import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.parser import BytesHeaderParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import psycopg
 
-__all__ = ["Load", "Told"]
+__all__ = ["Load", "Mailbox", "Told", "counted", "states", "webhooks_of"]
+
+PRICE_CENTS = 750
 
 
 @dataclass
@@ -24,19 +28,27 @@ class Told:
 
     mails: list[str] = field(default_factory=list)
     deliveries: list[str] = field(default_factory=list)
+    orders: list[str] = field(default_factory=list)
+    #: Address to the total of its order: the receipt goes there, in a mail whose task is not known yet.
+    buyers: dict[str, int] = field(default_factory=dict)
     refused: int = 0
 
     @property
     def tasks(self) -> list[str]:
-        return self.mails + self.deliveries
+        return self.mails + self.deliveries + self.orders
 
 
 class Load:
-    """Sign-ups and events at a steady rate from a few threads, until told to stop. Errors are counted, never retried."""
+    """Sign-ups, events and orders at a steady rate from a few threads, until told to stop.
 
-    def __init__(self, env: dict[str, str], *, threads: int = 4, pause: float = 0.08) -> None:
+    Errors are counted. A sign-up or an event that failed is not sent again; an order is, under its `client_id`, until
+    it has its answer, also after the end: so each one that exists was answered 2xx.
+    """
+
+    def __init__(self, env: dict[str, str], *, currency: str, threads: int = 4, pause: float = 0.08) -> None:
         self.env = env
         self.told = Told()
+        self._currency = currency
         self._threads = [threading.Thread(target=self._send, args=(n, pause), daemon=True) for n in range(threads)]
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -49,7 +61,8 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)
+            assert not thread.is_alive(), "an order has no answer"
 
     def promised(self) -> int:
         return len(self.told.tasks)
@@ -60,22 +73,39 @@ class Load:
             client.headers["Authorization"] = f"Bearer {self.env['API_KEY']}"
             while not self._stop.is_set():
                 sent += 1
-                self._one(client, f"{number}-{sent}-{time.time_ns()}", mail=bool(sent % 2))
+                name = f"{number}-{sent}-{time.time_ns()}"
+                (self._sign_up, self._event, self._sign_up, self._order)[sent % 4](client, name)
                 self._stop.wait(pause)
 
-    def _one(self, client: httpx2.Client, name: str, *, mail: bool) -> None:
-        body: dict[str, Any] = (
-            {"email": f"u{name}@example.org", "name": "U"} if mail else {"type": "load.sent", "data": {}}
-        )
+    def _sign_up(self, client: httpx2.Client, name: str) -> None:
+        answer = self._post(client, "/v1/signups", {"email": f"u{name}@example.org", "name": "U"})
+        self.told.mails += answer["task_ids"] if answer else []
+
+    def _event(self, client: httpx2.Client, _name: str) -> None:
+        answer = self._post(client, "/v1/events", {"type": "load.sent", "data": {}})
+        self.told.deliveries += answer["task_ids"] if answer else []
+
+    def _order(self, client: httpx2.Client, name: str) -> None:
+        address, quantity = f"b{name}@example.org", random.randint(1, 9)
+        items = [{"sku": "MUG-01", "quantity": quantity, "unit_price_cents": PRICE_CENTS}]
+        body = {"email": address, "items": items, "currency": self._currency, "client_id": name}
+        while (answer := self._post(client, "/v1/orders", body)) is None:
+            time.sleep(0.1)
+        self.told.orders += answer["task_ids"]
+        with self._lock:
+            self.told.buyers[address] = quantity * PRICE_CENTS
+
+    def _post(self, client: httpx2.Client, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         try:
-            answer = client.post("/v1/signups" if mail else "/v1/events", json=body)
+            answer = client.post(path, json=body)
         except httpx2.HTTPError:
             answer = None
+        if answer is not None and answer.is_success:
+            return cast(dict[str, Any], answer.json())
+        assert answer is None or answer.status_code >= 500, answer.text
         with self._lock:
-            if answer is None or not answer.is_success:
-                self.told.refused += 1
-            else:
-                (self.told.mails if mail else self.told.deliveries).extend(answer.json()["task_ids"])
+            self.told.refused += 1
+        return None
 
 
 def states(database_url: str, ids: list[str]) -> Counter[str]:
@@ -90,13 +120,41 @@ def states(database_url: str, ids: list[str]) -> Counter[str]:
     return found
 
 
-def mails_of(directory: Path) -> Counter[str]:
-    """Task id to number of caught mails, by their Message-ID."""
-    seen: Counter[str] = Counter()
-    for file in (directory / "mail").glob("*.eml"):
-        headers = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
-        seen[str(headers["Message-ID"]).strip("<>").partition("@")[0]] += 1
-    return seen
+def counted(database_url: str, currency: str) -> tuple[int, int]:
+    """How many orders of this currency the statistics know, and their sum in cents."""
+    with psycopg.connect(database_url) as conn:
+        rows = conn.execute(
+            "select coalesce(sum(count), 0)::int, coalesce(sum(cents), 0)::int from app.counter"
+            " where kind = 'order.placed' and currency = %s",
+            (currency,),
+        )
+        return cast(tuple[int, int], rows.fetchall()[0])
+
+
+class Mailbox:
+    """The mails that the receiver caught, read once each."""
+
+    def __init__(self, directory: Path) -> None:
+        #: Task id, by the Message-ID, to number of copies.
+        self.copies: Counter[str] = Counter()
+        #: Address to the Message-IDs that brought it a PDF.
+        self.receipts: dict[str, set[str]] = defaultdict(set)
+        self._directory = directory / "mail"
+        self._seen: set[str] = set()
+
+    def read(self) -> Mailbox:
+        for file in self._directory.glob("[!.]*.eml"):
+            if file.name not in self._seen:
+                self._seen.add(file.name)
+                self._note(file.read_bytes())
+        return self
+
+    def _note(self, content: bytes) -> None:
+        headers = cast(EmailMessage, BytesHeaderParser(policy=email.policy.default).parsebytes(content))
+        task = str(headers["Message-ID"]).strip("<>").partition("@")[0]
+        self.copies[task] += 1
+        if b"application/pdf" in content:
+            self.receipts[str(headers["Delivered-To"])].add(task)
 
 
 def webhooks_of(directory: Path) -> Counter[str]:

@@ -1,4 +1,5 @@
-"""Each process and each server is killed with SIGKILL in the middle of work. Lost: zero, without anybody's hand (I1–I5)."""
+"""Each process and each server is killed with SIGKILL in the middle of work. Lost: zero, without anybody's hand (I1–I5),
+and each order is counted exactly once (I9)."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx2
+import psycopg
 import pytest
 
 from deploy.local.place import ROOT
 from tests.awaiting import await_that
-from tests.system.load import Load, mails_of, states, webhooks_of
+from tests.system.load import Load, Mailbox, counted, states, webhooks_of
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -29,6 +31,7 @@ class System:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.mailbox = Mailbox(directory)
         given = ("DATABASE_URL", "RABBITMQ_URL")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local", "--directory", str(directory), "up"],
@@ -71,12 +74,15 @@ def _kill(*names: str) -> Callable[[System], None]:
     return lambda system: [system.kill(name) for name in names] and None
 
 
-def _freeze_worker(system: System) -> None:
-    """A zombie: it misses its lease, and wakes late."""
-    pid = int((system.directory / "pids" / "worker-1.pid").read_text())
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(5)  # longer than the lease of 3 s: the very thing that is tested
-    os.kill(pid, signal.SIGCONT)
+def _freeze(name: str, seconds: float) -> Callable[[System], None]:
+    """It answers nothing and keeps its connections: a worker misses its lease of 3 s and wakes late."""
+
+    def freeze(system: System) -> None:
+        system.kill(name, signal.SIGSTOP)
+        time.sleep(seconds)  # the very thing that is tested
+        system.kill(name, signal.SIGCONT)
+
+    return freeze
 
 
 FAULTS: dict[str, Callable[[System], None]] = {
@@ -88,38 +94,52 @@ FAULTS: dict[str, Callable[[System], None]] = {
     "rabbitmq killed": _kill("rabbitmq"),
     "rabbitmq killed, disk deleted": _wipe_rabbitmq,
     "postgres killed": _kill("postgres"),
-    "worker frozen beyond its lease": _freeze_worker,
+    "worker frozen beyond its lease": _freeze("worker-1", 5),
+    "rabbitmq frozen": _freeze("rabbitmq", 10),
     "everything killed": _kill(
         "api", "relay", "worker-1", "worker-2", "worker-heavy", "scheduler", "rabbitmq", "postgres"
     ),
 }
 
+#: Of the orders under each fault, so that they are counted apart.
+CURRENCIES = ["AUD", "CAD", "CHF", "CZK", "DKK", "EUR", "GBP", "HUF", "JPY", "NOK", "NZD", "PLN", "SEK", "USD"]
+
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_nothing_is_lost_when(system: System, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with Load(system.env) as load:
+    currency = CURRENCIES[list(FAULTS).index(fault)]
+    with Load(system.env, currency=currency) as load:
         await_that(lambda: load.promised() >= 30, LONG)
         FAULTS[fault](system)
         struck, before = time.monotonic(), load.promised()
         await_that(lambda: load.promised() >= before + 30, LONG)
-    ids = load.told.tasks
+    told, ids = load.told, load.told.tasks
 
     def finished() -> bool:
         try:
-            return states(system.env["DATABASE_URL"], ids) == {"succeeded": len(ids)}
-        except Exception:
+            done = states(system.env["DATABASE_URL"], ids) == {"succeeded": len(ids)}
+        except psycopg.Error:
             return False
+        return done and told.buyers.keys() <= system.mailbox.read().receipts.keys()
 
     try:
         await_that(finished, LONG, pace=timedelta(milliseconds=200))
     except AssertionError:
-        pytest.fail(f"{fault}: {dict(states(system.env['DATABASE_URL'], ids))} of {len(ids)} promised tasks")
-    mails, hooks = mails_of(system.directory), webhooks_of(system.directory)
-    assert not [task for task in load.told.mails if not mails[task]]
-    assert not [task for task in load.told.deliveries if not hooks[task]]
-    repeats = sum(mails[t] - 1 for t in load.told.mails) + sum(hooks[t] - 1 for t in load.told.deliveries)
+        without = len(told.buyers.keys() - system.mailbox.receipts.keys())
+        pytest.fail(
+            f"{fault}: {dict(states(system.env['DATABASE_URL'], ids))} of {len(ids)} promised tasks, "
+            f"{without} of {len(told.buyers)} orders without their mail"
+        )
+    mails, hooks = system.mailbox.copies, webhooks_of(system.directory)
+    assert not [task for task in told.mails if not mails[task]]
+    assert not [task for task in told.deliveries if not hooks[task]]
+    receipts = [system.mailbox.receipts[buyer] for buyer in told.buyers]
+    assert not [ids for ids in receipts if len(ids) > 1]  # copies there may be, of one mail
+    assert counted(system.env["DATABASE_URL"], currency) == (len(told.buyers), sum(told.buyers.values()))
+    sent = told.mails + [task for ids in receipts for task in ids]
+    repeats = sum(mails[t] - 1 for t in sent) + sum(hooks[t] - 1 for t in told.deliveries)
     with capsys.disabled():
         print(
-            f"\n  {fault}: promised {len(ids)}, lost 0, repeated {repeats}, requests refused {load.told.refused}, "
-            f"all done {time.monotonic() - struck:.1f} s after the fault"
+            f"\n  {fault}: promised {len(ids)} ({len(told.buyers)} orders), lost 0, repeated {repeats}, "
+            f"requests refused {told.refused}, all done {time.monotonic() - struck:.1f} s after the fault"
         )
