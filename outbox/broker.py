@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from heapq import heapify
 from typing import Any, cast
 from uuid import UUID
 
@@ -238,7 +239,7 @@ class _Shift(Middleware):
 
         broker.station = Station(
             broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease,
-            wake=broker._waker.wake, tend=lambda: _replace_dead_threads(worker),
+            wake=broker._waker.wake, tend=lambda: _tend(worker),
         )  # fmt: skip
         broker.station.start()
 
@@ -247,6 +248,22 @@ class _Shift(Middleware):
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
         broker.station.stop(timeout=10)
+
+
+def _tend(worker: Any) -> None:
+    _replace_dead_threads(worker)
+    _forget_given_back(worker.work_queue)
+
+
+def _forget_given_back(waiting: Any) -> None:
+    """What was given back behind more urgent tasks would lie in Dramatiq's queue until those pause."""
+    with waiting.mutex:
+        kept = [item for item in waiting.queue if not item.message.run.given_back]
+        if len(kept) < len(waiting.queue):
+            heapify(kept)
+            waiting.unfinished_tasks -= len(waiting.queue) - len(kept)
+            waiting.queue[:] = kept
+            waiting.all_tasks_done.notify_all()
 
 
 def _replace_dead_threads(worker: Any) -> None:

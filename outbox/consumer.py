@@ -36,6 +36,8 @@ log = get_logger("outbox.consumer")
 
 #: A claim waits this long for a relay that has published but not yet marked.
 LOCKED = timedelta(seconds=1.5)
+#: A process that is frozen while it declares a queue holds up whoever else would declare it for no longer.
+DECLARING = timedelta(seconds=30)
 #: Seconds that its own thread has to leave a consumer that another one closes: more than a claim waits.
 LEAVING = 5.0
 #: Seconds that a message may lie here unclaimed before it goes back to the queue.
@@ -89,9 +91,11 @@ class OutboxConsumer(Consumer):
         self._thread = threading.current_thread()
         self._database: Conn | None = None
         try:
-            self._database = station.connect(f"claim {queue_name}", lock_timeout=LOCKED)
+            self._database = self._claims()
             self._connection = connect(url, name=f"outbox worker {queue_name}")
-            topology.ensure(self._connection, lambda: station.connect("topology"), queue_name)
+            topology.ensure(
+                self._connection, lambda: station.connect("topology", idle_in_transaction=DECLARING), queue_name
+            )
             self._queue = topology.queue(queue_name)
             self._channel = self._connection.channel()
             self._channel.add_on_cancel_callback(self._cancelled)
@@ -192,18 +196,21 @@ class OutboxConsumer(Consumer):
 
     def _claims(self) -> Conn:
         if self._database is None or self._database.closed:
-            self._database = self._station.connect(f"claim {self.queue_name}", lock_timeout=LOCKED)
+            self._database = self._station.connect(f"claim {self.queue_name}", lock_timeout=LOCKED, by_index=True)
         return self._database
 
     def _claim(self) -> None:
         if self._suspects:
             self._claim_suspect()
-        room = self._station.room() if self._arrived else 0
+        room = self._station.reserve(len(self._arrived)) if self._arrived else 0
         if room <= 0:
             return
-        batch = [self._arrived.popleft() for _ in range(min(room, len(self._arrived)))]
-        batch.sort(key=lambda each: each.id)
-        self._take(batch, alone=False)
+        try:
+            batch = [self._arrived.popleft() for _ in range(room)]
+            batch.sort(key=lambda each: each.id)
+            self._take(batch, alone=False)
+        finally:
+            self._station.release(room)
 
     def _claim_suspect(self) -> None:
         if self._station.ask_to_be_alone(self):
@@ -221,12 +228,12 @@ class OutboxConsumer(Consumer):
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             # a relay that hangs in the middle of its batch, or a claim of the same copies elsewhere: take the others
             found = ledger.claim_unlocked(conn, asked, worker=worker, beat=beat, alone=alone)
-        if lease.id != worker or lease.beat > beat + 1:
-            raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))
         claimed = {c.id: c for c in found}
         left = [each for each in batch if each.id not in claimed or claimed[each.id].run_id != each.run_id]
         if left:
             claimed |= self._judge(left)
+        if lease.id != worker or lease.beat > beat + 1:
+            raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))
         count = 0
         for each in batch:
             mine = claimed.get(each.id)

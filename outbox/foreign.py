@@ -61,6 +61,9 @@ def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: 
         task = task_of(
             message.copy(queue_name=queue), task_id=own, run_at=run_at, delay=None if run_at else timedelta(0)
         )
+        if ledger.is_finished(conn, own):
+            log.info("foreign message was adopted before, and has ended", queue=queue, task_id=str(own))
+            return
         ledger.enqueue(conn, f"[{row_of(task)}]")
         log.info("foreign message adopted", queue=queue, task_id=str(own), actor=message.actor_name)
     except psycopg.errors.UniqueViolation:

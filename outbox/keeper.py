@@ -93,7 +93,10 @@ class Keeper:
         while not self._stopping.is_set():
             try:
                 conn = conn or database.connect(
-                    self._settings.conninfo, name="relay keeper", pooled=self._settings.pooled
+                    self._settings.conninfo,
+                    name="relay keeper",
+                    idle_in_transaction=self._settings.lease,
+                    pooled=self._settings.pooled,
                 )
                 self._do_what_is_due(conn)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:

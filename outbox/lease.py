@@ -29,7 +29,7 @@ class Report:
     runs: Sequence[UUID] = ()
     running: Sequence[UUID] = ()
     queues: Sequence[str] = ()
-    unclaimed: int = 0
+    unclaimed: Sequence[str] = ()
     claimed_through: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,6 +71,10 @@ class Lease:
 
     def start(self) -> None:
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def wait(self, timeout: float) -> bool:
         """Whether this process has joined."""

@@ -107,6 +107,10 @@ class Ledger:
         """Insert tasks without a unique key from a JSON array of rows, in the caller's transaction, by one statement."""
         conn.execute(self.enqueue_sql, {"rows": rows})
 
+    def is_finished(self, conn: Conn, id: UUID) -> bool:
+        """Whether a task of this id has ended, and is still remembered."""
+        return bool(self._run(conn, IS_FINISHED, id=id)[0][0])
+
     def enqueue_unique(self, conn: Conn, rows: str) -> list[tuple[UUID, UUID]]:
         """Insert tasks of which some have a unique key, as `enqueue`.
 
@@ -242,7 +246,7 @@ class Ledger:
         runs: Sequence[UUID],
         running: Sequence[UUID],
         queues: Sequence[str],
-        unclaimed: int,
+        unclaimed: Sequence[str],
         claimed_through: Mapping[str, str],
         step: int = 1,
     ) -> tuple[int, list[UUID]] | None:
@@ -252,7 +256,7 @@ class Ledger:
         """
         rows = self._run(
             conn, BEAT, worker=worker, runs=_array(runs), running=_array(running), queues=list(queues),
-            unclaimed=unclaimed, step=step, through=json.dumps(claimed_through),
+            unclaimed=list(unclaimed), step=step, through=json.dumps(claimed_through),
         )  # fmt: skip
         return (int(rows[0][0]), list(rows[0][1] or ())) if rows else None
 
@@ -549,6 +553,10 @@ from asked a
 left join enqueued e on e.id = a.id
 """
 
+IS_FINISHED = """
+select exists (select from outbox.history h where h.id = %(id)s) or exists (select from outbox.dead d where d.id = %(id)s)
+"""
+
 REGISTER_QUEUES = """
 with recursive pending as (
     (select t.queue from outbox.task t where t.state = 'pending' order by t.queue limit 1)
@@ -774,7 +782,7 @@ and t.queue = %(name)s
 and t.published_at < %(before)s
 and not exists (
     select from outbox.worker w
-    where %(name)s = any(w.queues) and (w.unclaimed > 0 or w.beat_at < %(before)s))
+    where %(name)s = any(w.queues) and (%(name)s = any(w.unclaimed) or w.beat_at < %(before)s))
 returning t.id
 """
 
@@ -794,7 +802,7 @@ on conflict (id) do nothing
 BEAT = """
 update outbox.worker w
 set beat = w.beat + %(step)s, beat_at = clock_timestamp(), runs = %(runs)s::uuid[], running = %(running)s::uuid[],
-    queues = %(queues)s, unclaimed = %(unclaimed)s, claimed_through = %(through)s
+    queues = %(queues)s, unclaimed = %(unclaimed)s::text[], claimed_through = %(through)s
 where w.id = %(worker)s
 returning w.beat, (
     select array_agg(t.run_id)
@@ -824,6 +832,7 @@ and t.fence = a.fence
 and t.state in ('pending', 'published')
 and (not t.suspect or %(alone)s)
 and (t.expires_at is null or t.expires_at > clock_timestamp())
+and t.queue <> all(array(select name from outbox.queue where paused))
 and exists (select from outbox.worker w where w.id = %(worker)s)
 returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
 """
@@ -839,6 +848,7 @@ and t.fence = a.fence
 and t.state in ('pending', 'published')
 and (not t.suspect or %(alone)s)
 and (t.expires_at is null or t.expires_at > clock_timestamp())
+and t.queue <> all(array(select name from outbox.queue where paused))
 and exists (select from outbox.worker w where w.id = %(worker)s)
 returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
 """
@@ -851,6 +861,7 @@ select a.id, case
     when not exists (select from outbox.worker w where w.id = %(worker)s) then 'outlawed'
     when t.expires_at <= clock_timestamp() then 'expired'
     when t.state not in ('pending', 'published') then 'stale'
+    when t.queue = any(array(select name from outbox.queue where paused)) then 'stale'
     when t.suspect then 'suspect'
     else 'free' end
 from unnest(%(ids)s::uuid[], %(fences)s::uuid[], %(runs)s::uuid[]) as a(id, fence, run_id)
@@ -867,7 +878,9 @@ GIVE_BACK = """
 update outbox.task t
 set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
     published_at = null, epoch = null, fence = gen_random_uuid(),
-    expires_at = case when t.cancel_requested then clock_timestamp() else t.expires_at end
+    expires_at = case when t.cancel_requested then clock_timestamp() else t.expires_at end,
+    started = t.attempts <> '[]' or t.crashes > 0 or exists (
+        select from outbox.task other where other.unique_key = t.unique_key and not other.started)
 from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
 where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
 returning t.id
@@ -1041,6 +1054,7 @@ and t.id = any(array(
     from outbox.task r
     left join outbox.worker w on w.id = r.worker_id
     where r.state = 'running'
+    and r.claimed_at < statement_timestamp()
     and (w.id is null or (w.beat >= r.claimed_beat + 3 and r.run_id <> all(w.runs)))
     for update of r skip locked))
 returning t.id
@@ -1080,7 +1094,9 @@ returning t.due_at, case when t.lane like 'limit/%%' then t.lane end
 
 RETRY_DEAD = """
 with back as (
-    delete from outbox.dead d where d.id = %(id)s returning d.*
+    delete from outbox.dead d
+    where d.id = %(id)s and not exists (select from outbox.task t where t.id = d.id)
+    returning d.*
 )
 insert into outbox.task (
     id, state, queue, actor, args, kwargs, options, priority, created_at, due_at, expires_at, lane, lane_limit,
@@ -1089,12 +1105,16 @@ select id, 'pending', queue, actor, args, kwargs, options, priority, created_at,
     null, lane, lane_limit, lane_holds, case when lane_holds then position end, unique_key, max_attempts, true,
     0, losses, attempts, 'retried by an operator'
 from back
+order by finished_at desc
+limit 1
 returning id
 """
 
 RETRY_CANCELLED = """
 with back as (
-    delete from outbox.history h where h.id = %(id)s and h.state = 'cancelled' returning h.*
+    delete from outbox.history h
+    where h.id = %(id)s and h.state = 'cancelled' and not exists (select from outbox.task t where t.id = h.id)
+    returning h.*
 )
 insert into outbox.task (
     id, state, queue, actor, args, kwargs, options, priority, created_at, due_at, expires_at, lane, lane_limit,
@@ -1103,6 +1123,8 @@ select id, 'pending', queue, actor, args, kwargs, options, priority, created_at,
     null, lane, lane_limit, lane_holds, unique_key, max_attempts, true,
     0, losses, attempts, 'retried by an operator'
 from back
+order by finished_at desc
+limit 1
 returning id
 """
 

@@ -171,7 +171,7 @@ dead = Table(
     metadata,
     *_finished_columns(),
     CheckConstraint("state = 'dead'", name="dead_state"),
-    Index("dead_id", "id", unique=True),
+    Index("dead_id", "id"),
     Index("dead_finished", "finished_at"),
     Index("dead_lane", "lane", postgresql_where=text("lane_holds")),
 )
@@ -204,7 +204,7 @@ worker = Table(
     C("lease", Float, nullable=False, server_default=text("10")),
     C("runs", ARRAY(Uuid), nullable=False, server_default=text("'{}'")),
     C("running", ARRAY(Uuid), nullable=False, server_default=text("'{}'")),
-    C("unclaimed", Integer, nullable=False, server_default=text("0")),
+    C("unclaimed", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     C("claimed_through", JSONB, nullable=False, server_default=text("'{}'")),
 )
 

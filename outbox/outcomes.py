@@ -30,6 +30,8 @@ log = get_logger("outbox.outcomes")
 MIN_BACKOFF, MAX_BACKOFF, MAX_RETRIES = 15_000, 86_400_000 * 7, 20
 #: Seconds until a task is due again that was interrupted by nothing of its own.
 INTERRUPTED, UNKNOWN_ACTOR = 5.0, 15.0
+#: What PostgreSQL says when it is the server's trouble: gone or going, a standby, a session that hung, no disk, no room.
+OUTAGES = ("08", "57P", "25006", "25P03", "25P04", "53100", "53300", "58030")
 SKIPPED, REFUSED = "skipped by a middleware", "refused by a middleware (age limit)"
 
 
@@ -182,7 +184,7 @@ def is_interruption(error: BaseException) -> bool:
         return error.connection_invalidated or is_interruption(error.orig) if error.orig else False
     if isinstance(error, psycopg.errors.OperationalError) and error.sqlstate is None:
         return True
-    if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("08", "57P")):
+    if isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(OUTAGES):
         return True
     return isinstance(error, Shutdown)
 

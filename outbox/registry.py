@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pika
@@ -26,6 +26,10 @@ __all__ = ["Registry"]
 log = get_logger("outbox.registry")
 
 ACTIVE, IDLE = 0.1, 1.0
+#: Seconds between two silences of a queue that are no silence of its own: the publisher connects anew in between.
+RECONNECTING = 10.0
+#: A process that is frozen while it declares a queue holds up whoever else would declare it for no longer.
+DECLARING = timedelta(seconds=30)
 
 
 class Registry:
@@ -106,7 +110,7 @@ class Registry:
 
         each message for it costs a lane, and with it the other queues, a whole timeout.
         """
-        now, patience = time.monotonic(), 4 * self._settings.confirm_timeout.total_seconds()
+        now, patience = time.monotonic(), 4 * self._settings.confirm_timeout.total_seconds() + RECONNECTING
         with self._lock:
             if now - self._silent.get(name, -patience) < patience:
                 self._held[name] = now + patience
@@ -146,12 +150,14 @@ class Registry:
             self._epochs = {name: epoch for name, (epoch, _) in queues.items()}
             self._paused = {name for name, (_, paused) in queues.items() if paused}
         now = time.monotonic()
-        for name, (_, paused) in queues.items():
+        for name in sorted(queues, key=lambda each: self._checked.get(each, 0.0)):
             pace = ACTIVE if self._active_until.get(name, 0) > now else IDLE
             if now - self._checked.get(name, 0) >= pace:
-                self._checked[name] = now  # also if it fails: the next look then begins with another
-                self._measure_alone(conn, name)
-                if paused:
+                try:
+                    self._measure_alone(conn, name)
+                finally:
+                    self._checked[name] = time.monotonic()  # also if it fails: it is the last of the next look
+                if queues[name][1]:
                     self._ledger.unpublish_paused(conn, name)  # batches that were in flight
         if fresh:
             self._wake.set()
@@ -286,7 +292,9 @@ class Registry:
         return self._channel
 
     def _connect(self, name: str) -> Conn:
-        return database.connect(self._settings.conninfo, name=f"relay {name}", pooled=self._settings.pooled)
+        return database.connect(
+            self._settings.conninfo, name=f"relay {name}", idle_in_transaction=DECLARING, pooled=self._settings.pooled
+        )
 
     def _database(self) -> Conn:
         if self._conn is None or self._conn.closed:

@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     )
     health_host: str = Field(default="127.0.0.1", description="address that the health port listens on")
 
-    lease: Duration = Field(default=timedelta(seconds=10), description="a worker silent for this long is dead")
+    lease: Duration = Field(
+        default=timedelta(seconds=10), ge=timedelta(seconds=1), description="a worker silent for this long is dead"
+    )
     max_crashes: int = Field(default=3, ge=1, description="crashes alone in its process after which a task is dead")
     max_payload: int = Field(default=1_048_576, ge=1024, description="bytes of a task's encoded arguments")
 

@@ -14,7 +14,7 @@ from outbox.enqueue import row_of
 from outbox.ledger import Conn, Failure, Finished, Ledger
 from outbox.logs import get_logger
 from outbox.metrics import count_outcome
-from outbox.outcomes import in_doubt
+from outbox.outcomes import in_doubt, is_interruption
 from outbox.run import Outcome, Run
 
 __all__ = ["Settler", "record"]
@@ -48,6 +48,10 @@ class Settler:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def put(self, run: Run) -> None:
         """Record this run's outcome soon. Returns at once."""
         self._ended.put(run)
@@ -63,9 +67,11 @@ class Settler:
         last = False
         while not last:
             runs, last = self._gather()
-            self._settle(runs)
-        if self._conn is not None:
-            self._conn.close()
+            try:
+                self._settle(runs)
+            except Exception:
+                log.exception("settling broke; what is not recorded is rescued", runs=len(runs))
+        self._drop_connection()
 
     def _gather(self) -> tuple[list[Run], bool]:
         first = self._ended.get()
@@ -94,15 +100,25 @@ class Settler:
                     return
                 else:
                     log.warning("outcomes wait: the database does not answer", runs=len(runs), error=str(error).strip())
-                    self._conn = None
+                    self._drop_connection()
                 self._abandon.wait(timeout=0.5)
             except Exception as error:
+                if is_interruption(error):
+                    log.warning("outcomes wait: the database takes none", runs=len(runs), error=str(error).strip())
+                    self._drop_connection()
+                    self._abandon.wait(timeout=0.5)
+                    continue
                 self._split(runs, error)
                 return
             else:
                 self._settled(runs)
                 _count(runs, became)
                 return
+
+    def _drop_connection(self) -> None:
+        if self._conn is not None:
+            self._conn.close()
+        self._conn = None
 
     def _put_off(self, runs: list[Run], error: Exception) -> None:
         """A lock or a deadlock, on a connection that lives: what waits for it must not hold up the others."""

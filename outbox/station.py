@@ -67,7 +67,7 @@ class Station:
         self._consumers: dict[str, OutboxConsumer] = {}
         self._claimed_through: dict[str, datetime] = {}
         self._mean = 0.05
-        self._in_hand = 0
+        self._in_hand = self._claiming = 0
         self._leaving: list[Run] = []
         self._alone: OutboxConsumer | None = None
         self._alone_since = self._alone_after = 0.0
@@ -77,7 +77,7 @@ class Station:
         self._leave = threading.Event()
         self.settler = Settler(
             ledger,
-            lambda: connect("settle", idle_in_transaction=lease, lock_timeout=timedelta(seconds=3)),
+            lambda: connect("settle", idle_in_transaction=lease, lock_timeout=timedelta(seconds=3), by_index=True),
             settled=self._settled,
         )
         self.lease = Lease(
@@ -86,15 +86,18 @@ class Station:
         )  # fmt: skip
         self._keeper = threading.Thread(target=self._keep, name="outbox-station", daemon=True)
 
+    @property
+    def alive(self) -> bool:
+        return self.settler.alive and self.lease.alive and self._keeper.is_alive()
+
     def start(self) -> None:
         self.settler.start()
         self.lease.start()
         self._keeper.start()
 
     def drain(self) -> None:
-        """Claim nothing more; what has not started goes to others at once."""
+        """Claim nothing more; what has not started goes to others at once, also what is being claimed at this moment."""
         self.stopping = True
-        self._leave.set()
         try:
             self._give_back(older_than=0.0)
         except psycopg.Error as error:
@@ -102,6 +105,7 @@ class Station:
 
     def stop(self, timeout: float) -> None:
         """Record what ended, and leave: what is still claimed is due again."""
+        self._leave.set()
         self.settler.stop(timeout)
         self.lease.stop()
 
@@ -119,13 +123,26 @@ class Station:
             if self._alone is consumer and not self._runs_alone():
                 self._alone = None
 
+    def reserve(self, wanted: int) -> int:
+        """So many of these may be claimed now: `release` them when they are, and are held. No two consumers get the
+
+        same room, and a suspect is alone only when none is reserved."""
+        with self._lock:
+            reserved = min(wanted, self.room())
+            self._claiming += reserved
+            return reserved
+
+    def release(self, reserved: int) -> None:
+        with self._lock:
+            self._claiming -= reserved
+
     def room(self) -> int:
         """How many more may be claimed now; 0 until enough came free to make the claim worth it."""
         if self.stopping or self._alone is not None or not self.lease.valid:
             return 0
-        capacity = self.threads + self._slack()
-        free = capacity - self._in_hand
-        return free if free >= min(self.threads, capacity // 2) or self._in_hand < self.threads else 0
+        capacity, taken = self.threads + self._slack(), self._in_hand + self._claiming
+        free = capacity - taken
+        return max(0, free) if free >= min(self.threads, capacity // 2) or taken < self.threads else 0
 
     def ask_to_be_alone(self, consumer: OutboxConsumer) -> bool:
         """Whether this consumer may claim a suspect now: nothing else is in hand, and nothing will be.
@@ -138,7 +155,7 @@ class Station:
                 self._alone, self._alone_since = consumer, now
             if self._alone is not consumer:
                 return False
-            if self._in_hand == 0:
+            if self._in_hand == self._claiming == 0:
                 self._alone_window = ALONE
                 return self.lease.valid
             if now - self._alone_since > self._alone_window and not self._runs_alone():
@@ -242,6 +259,9 @@ class Station:
     def _keep(self) -> None:
         while not self._leave.wait(PATIENCE / 4):
             try:
+                if self.stopping:
+                    self._give_back(older_than=0.0)
+                    continue
                 self._note_whether_blocked()
                 self._end_what_died()
                 self._tend()
@@ -273,10 +293,11 @@ class Station:
             )
             leaving = list(self._leaving)
         if leaving:
-            with self.connect("give back") as conn:
+            with self.connect("give back", by_index=True) as conn:
                 self.ledger.give_back(conn, [(run.task_id, run.run_id) for run in leaving])
             log.info("given back, not started", tasks=len(leaving))
-            self._leaving = [run for run in self._leaving if run not in leaving]
+            with self._lock:
+                self._leaving = [run for run in self._leaving if run not in leaving]
             self._settled(leaving)
 
     def _withdraw(self, runs: Sequence[Run]) -> list[Run]:
@@ -304,7 +325,7 @@ class Station:
                 runs=list(self._runs),
                 running=[run_id for run_id, (run, _, _) in self._runs.items() if run.started is not None],
                 queues=sorted(self._consumers),
-                unclaimed=sum(consumer.unclaimed for consumer in self._consumers.values()),
+                unclaimed=sorted(name for name, consumer in self._consumers.items() if consumer.unclaimed),
                 claimed_through={name: at.isoformat() for name, at in self._claimed_through.items()},
             )
 

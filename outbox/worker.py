@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -18,6 +20,9 @@ from outbox.signals import StopSignal
 __all__ = ["main"]
 
 log = get_logger("outbox.worker")
+
+#: After the grace: for the outcomes of what ran to its end, and for the connections.
+LAST = timedelta(seconds=20)
 
 
 def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> int:
@@ -41,17 +46,28 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
     health = Health(
         settings.health_host,
         settings.health_port,
-        live=lambda: _alive(worker),
+        live=lambda: _alive(worker) and broker.station.alive,
         ready=lambda: broker.station.lease.valid,
     )
     health.start()
     log.info("worker started", queues=sorted(worker.consumers), threads=threads)
     stop.wait()
     log.info("worker stops: what runs may finish", grace=settings.shutdown_grace.total_seconds())
+    _end_at_the_latest(settings.shutdown_grace + LAST)
     worker.stop(timeout=_milliseconds(settings.shutdown_grace))
+    if running := [thread.name for thread in worker.workers if thread.is_alive()]:
+        log.warning("worker stopped; tasks that still ran are due again, elsewhere", threads=running)
+        os._exit(0)  # now, before another process starts them
     health.stop()
     log.info("worker stopped")
     return 0
+
+
+def _end_at_the_latest(span: timedelta) -> None:
+    """Dramatiq waits for its event loop without an end. Whoever still runs then is rescued when its lease is over."""
+    timer = threading.Timer(span.total_seconds(), os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _alive(worker: dramatiq.Worker) -> bool:

@@ -7,7 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import psycopg
 import pytest
@@ -73,6 +73,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if "rabbitmq" in wanted:
         session.config.stash[SERVERS].rabbitmq()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Reports travel between processes as UTF-8: what a test of lone surrogates has logged would end its process."""
+    report = yield
+    report.sections = [(name, _sayable(text)) for name, text in report.sections]
+    if (told := str(report.longrepr or "")) != _sayable(told):
+        report.longrepr = _sayable(told)
+    return report
+
+
+def _sayable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

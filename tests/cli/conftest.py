@@ -60,7 +60,7 @@ class Scene:
         claims = self.claimed(number, **row)
         runs = [claim.run_id for claim in claims]
         self.ledger.beat(
-            self.conn, worker=self.worker, runs=runs, running=runs, queues=["default"], unclaimed=0, claimed_through={}
+            self.conn, worker=self.worker, runs=runs, running=runs, queues=["default"], unclaimed=[], claimed_through={}
         )
         return [claim.id for claim in claims]
 

@@ -44,7 +44,7 @@ def beat(outbox: Outbox, worker: UUID, runs: list[UUID] | None = None) -> tuple[
         runs=runs or [],
         running=runs or [],
         queues=["mail"],
-        unclaimed=0,
+        unclaimed=[],
         claimed_through={},
     )
 

@@ -45,7 +45,7 @@ A_BEAT: dict[str, Any] = {
     "runs": IDS[:8],
     "running": IDS[:8],
     "queues": ["mail"],
-    "unclaimed": 0,
+    "unclaimed": [],
     "through": "{}",
     "step": 1,
 }
@@ -104,6 +104,7 @@ NOT_HOT = {
     "BEGIN_EPOCH": "one row of the queues, by its key",
     "PAUSE_QUEUE": "one row of the queues, by its key",
     "RESUME_QUEUE": "one row of the queues, by its key",
+    "IS_FINISHED": "for a foreign message alone; by the id in every partition",
     "JOIN": "inserts one row",
     "AUDIT": "inserts one row",
     "OLD_PARTITIONS": "reads the catalogue",

@@ -15,9 +15,9 @@ from relay_eyes import MakeRelay, Queues, fence_of, id_of
 SHORT = timedelta(seconds=1)
 
 
-def _beat(outbox: Outbox, worker: UUID, *, queue: str, unclaimed: int = 0, through: str | None = None) -> None:
+def _beat(outbox: Outbox, worker: UUID, *, queue: str, unclaimed: bool = False, through: str | None = None) -> None:
     outbox.ledger.beat(
-        outbox.conn, worker=worker, runs=[], running=[], queues=[queue], unclaimed=unclaimed,
+        outbox.conn, worker=worker, runs=[], running=[], queues=[queue], unclaimed=[queue] if unclaimed else [],
         claimed_through={queue: through} if through else {},
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_while_a_worker_holds_messages_unclaimed_an_empty_queue_proves_nothing(
     make_relay(lease=SHORT)
 
     def lost_twice() -> bool:
-        _beat(outbox, busy, queue="mail", unclaimed=3)
+        _beat(outbox, busy, queue="mail", unclaimed=True)
         _beat(outbox, idle, queue="other")
         for queue in ("mail", "other"):
             if queues.depth(queue):

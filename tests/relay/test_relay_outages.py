@@ -70,7 +70,8 @@ def test_a_broker_that_was_killed_is_served_again_as_soon_as_it_is_back(
     began = time.monotonic()
     await_that(lambda: outbox.state(late) == "published" and count(outbox, "published") == 3_000, MINUTE)
     print(f"all published {time.monotonic() - began:.1f} s after RabbitMQ was back")
-    assert _costless(outbox)
+    tried = "select count(*) from outbox.task where failures > 0 or attempts <> '[]'"
+    assert outbox.conn.execute(tried).fetchall() == [(0,)]  # a queue declared anew may refuse what was on its way to it
     fences = dict(outbox.conn.execute("select id, fence from outbox.task").fetchall())
     taken = queues.take("bulk") + queues.take()
     assert {id_of(body): fence_of(body) for body in taken} == fences

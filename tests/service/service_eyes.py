@@ -154,7 +154,7 @@ class OneRun:
         (_,) = self.ledger.claim(self.connection, [(self.id, fence, self.run_id)], worker=self.worker, beat=0)
         self.ledger.beat(
             self.connection, worker=self.worker, runs=[self.run_id], running=[self.run_id], queues=["mail"],
-            unclaimed=0, claimed_through={},
+            unclaimed=[], claimed_through={},
         )  # fmt: skip
 
     def die(self) -> None:

@@ -45,7 +45,7 @@ class Bench:
 
     def beat(self, worker: UUID, *runs: UUID) -> int | None:
         answer = self.ledger.beat(
-            self.db, worker=worker, runs=runs, running=(), queues=["default"], unclaimed=0, claimed_through={}
+            self.db, worker=worker, runs=runs, running=(), queues=["default"], unclaimed=[], claimed_through={}
         )
         return answer[0] if answer else None
 

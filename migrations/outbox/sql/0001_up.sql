@@ -105,7 +105,7 @@ create table outbox.dead (
     like outbox.history including defaults,
     constraint dead_state check (state = 'dead')
 );
-create unique index dead_id on outbox.dead (id);
+create index dead_id on outbox.dead (id);
 create index dead_finished on outbox.dead (finished_at);
 create index dead_lane on outbox.dead (lane) where lane_holds;
 
@@ -131,7 +131,7 @@ create table outbox.worker (
     lease double precision not null default 10,
     runs uuid[] not null default '{}',
     running uuid[] not null default '{}',
-    unclaimed integer not null default 0,
+    unclaimed text[] not null default '{}',
     claimed_through jsonb not null default '{}'
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
