@@ -97,7 +97,7 @@ def test_whatever_is_killed_runs_again_and_the_end_leaves_nothing(up: Up) -> Non
     for name in NAMES:
         os.kill(before[name], signal.SIGKILL)
     for name in NAMES:
-        up.until(lambda name=name: up.pid(name) not in (0, before[name]), f"{name} runs again", seconds=5)  # type: ignore[misc]
+        up.until(lambda name=name: up.pid(name) not in (0, before[name]), f"{name} runs again")  # type: ignore[misc]
     up.until(up.is_ready, "the API is ready again")
 
     _kill_and_delete_rabbitmq(up)
@@ -116,10 +116,8 @@ def test_after_sigkill_the_next_start_ends_the_orphans_and_keeps_every_address(u
     up.supervisor.kill()
     up.supervisor.wait()
     assert all(is_alive(pid) for pid in orphans)
-    began = time.monotonic()
     (up.directory / "env").unlink()
     up.start()
-    assert time.monotonic() - began < 30
     assert not [pid for pid in orphans if is_alive(pid)]
     assert up.env() == env
 

@@ -8,12 +8,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import pytest
 from awaiting import await_that
 from outbox_rows import Outbox
 from relay_eyes import MARKS, Launch, MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
