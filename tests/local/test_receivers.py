@@ -32,7 +32,7 @@ class Receivers:
         url = f"http://127.0.0.1:{self.http_port}{path}"
         request = urllib.request.Request(url, data=body, headers={"Webhook-Id": "msg_1"})
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=40) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as refusal:
             return refusal.code

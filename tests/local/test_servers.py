@@ -43,7 +43,7 @@ def test_postgres_is_durable_as_in_production(own_postgres: Postgres) -> None:
 
 def test_postgres_wants_the_password_even_on_loopback(own_postgres: Postgres) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
-        psycopg.connect(own_postgres.url, password="a guess", connect_timeout=2)
+        psycopg.connect(own_postgres.url, password="a guess", connect_timeout=20)
 
 
 def test_rabbitmq_keeps_port_and_durable_queues_through_sigkill(own_rabbitmq: RabbitMQ) -> None:

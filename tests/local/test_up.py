@@ -47,7 +47,7 @@ class Up:
     def stop(self) -> int:
         assert self.supervisor
         self.supervisor.terminate()
-        return self.supervisor.wait(60)
+        return self.supervisor.wait(150)
 
     def pid(self, name: str) -> int:
         try:
@@ -125,7 +125,7 @@ def test_after_sigkill_the_next_start_ends_the_orphans_and_keeps_every_address(u
 def _kill_and_delete_rabbitmq(up: Up) -> None:
     node = up.pid("rabbitmq")
     os.kill(node, signal.SIGKILL)
-    shutil.rmtree(up.directory / "rabbitmq")
+    shutil.rmtree((up.directory / "rabbitmq").rename(up.directory / "gone"))  # at once, whoever writes there meanwhile
     port = int(up.env()["RABBITMQ_URL"].rsplit(":", 1)[1].split("/")[0])
     up.until(lambda: up.pid("rabbitmq") != node and _is_open(port), "RabbitMQ is back with an empty disk")
 
