@@ -132,7 +132,9 @@ def task_of(
     if task_id is not None and not isinstance(task_id, UUID):
         raise ArgumentError(f"{name}: task_id must be a UUID.")
     lane, limit = _lane(name, ordering_key, hold_on_dead, concurrency_key, concurrency_limit)
-    task = Task(
+    due_at, wait = _due(name, message, delay, run_at)
+    task = Task()
+    vars(task).update(  # nothing of it is ever loaded, changed or flushed by the ORM: its bookkeeping would be in vain
         id=task_id or uuid7(),
         queue=_queue(name, message.queue_name),
         actor=name,
@@ -142,6 +144,8 @@ def task_of(
         priority=_whole(
             name, "priority", priority if priority is not None else actor.priority if actor else 0, -32768, 32767
         ),
+        due_at=due_at,
+        wait=wait,
         expires_at=_aware(name, "expires_at", expires_at),
         lane=lane,
         lane_limit=limit,
@@ -149,7 +153,6 @@ def task_of(
         unique_key=_key(name, "unique_key", unique_key),
         max_attempts=None if max_attempts is None else _whole(name, "max_attempts", max_attempts, 1, 1_000_000),
     )
-    task.due_at, task.wait = _due(name, message, delay, run_at)
     return task
 
 

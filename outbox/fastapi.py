@@ -9,7 +9,8 @@ well with tasks not committed is answered 500.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -54,14 +55,15 @@ def outbox_depends(get_session: Any) -> Any:
     session_of = _dependency(get_session)
     session_depends = Depends(session_of, scope="function" if _yields(session_of) else None)
 
-    async def tasks(request: HTTPConnection, session: Any = session_depends) -> AsyncIterator[OutboxTasks]:
-        _guard(request, session)
-        with bound_session.bind(session):
-            yield OutboxTasks(session)
+    async def tasks(request: HTTPConnection, session: Any = session_depends) -> OutboxTasks:
+        stack: AsyncExitStack = request.scope["fastapi_function_astack"]
+        _guard(request, session, stack)
+        stack.enter_context(bound_session.bind(session))
+        return OutboxTasks(session)
 
     _bound[tasks] = session_of
     _check_at_start_up()
-    return Depends(tasks, scope="function")
+    return Depends(tasks)
 
 
 def check_routes(app: FastAPI) -> None:
@@ -146,12 +148,11 @@ def _yields(call: Callable[..., Any]) -> bool:
 # ---------------------------------------------------------------------- run time
 
 
-def _guard(request: HTTPConnection, session: Any) -> None:
+def _guard(request: HTTPConnection, session: Any, stack: Any) -> None:
     """Look at the session when the endpoint and every function-scoped dependency have ended, before the response.
 
     The callback goes to the bottom of FastAPI's stack, below the session dependency, which may commit on its way out.
     """
-    stack = request.scope["fastapi_function_astack"]
     forget_dropped(session)
 
     def refuse(kind: Any, _error: Any, _trace: Any) -> bool:
