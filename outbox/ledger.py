@@ -762,6 +762,576 @@ returning t.id
 REPUBLISH_OVERTAKEN = """
 update outbox.task t
 set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
+where t.id = any(array(
+    select overtaken.id
+    from (
+        select through.key as queue, max(through.value::timestamptz) as claimed_through
+        from outbox.worker w
+        cross join lateral jsonb_each_text(w.claimed_through) as through
+        group by through.key
+    ) c
+    cross join lateral (
+        select o.id
+        from outbox.task o
+        where o.state = 'published' and o.queue = c.queue and o.published_at < c.claimed_through - %(margin)s
+        order by o.published_at
+        limit %(limit)s
+        for update skip locked
+    ) overtaken))
+and t.state = (select 'published')
+returning t.id
+"""
+
+REPUBLISH_FROM_EMPTY, name=name, before=before))
+
+    def return_dead_letter(self, conn: Conn, *, id: UUID, fence: UUID) -> bool:
+        """A dead letter came back: its row is due again, no attempt counted. False when the copy is stale."""
+        return bool(self._run(conn, RETURN_DEAD_LETTER, id=id, fence=fence))
+
+    # ------------------------------------------------------------------ worker
+
+    def join(
+        self,
+        conn: Conn,
+        *,
+        worker: UUID,
+        kind: str,
+        host: str,
+        pid: int,
+        queues: Sequence[str],
+        threads: int,
+        lease: timedelta,
+    ) -> None:
+        """A process begins to live: it is watched from now on."""
+        self._run(
+            conn, JOIN, worker=worker, kind=kind, host=host, pid=pid, queues=list(queues), threads=threads,
+            lease=lease.total_seconds(),
+        )  # fmt: skip
+
+    def beat(
+        self,
+        conn: Conn,
+        *,
+        worker: UUID,
+        runs: Sequence[UUID],
+        running: Sequence[UUID],
+        queues: Sequence[str],
+        unclaimed: Sequence[str],
+        claimed_through: Mapping[str, str],
+        step: int = 1,
+    ) -> tuple[int, list[UUID]] | None:
+        """One heartbeat: (beat, runs whose cancellation is asked for), or None when this worker was declared dead.
+
+        With `step=0` it only reports: beats are counted at the lease's pace, so that they measure time.
+        """
+        rows = self._run(
+            conn, BEAT, worker=worker, runs=_array(runs), running=_array(running), queues=list(queues),
+            unclaimed=list(unclaimed), step=step, through=json.dumps(claimed_through),
+        )  # fmt: skip
+        return (int(rows[0][0]), list(rows[0][1] or ())) if rows else None
+
+    def leave(self, conn: Conn, worker: UUID) -> None:
+        """A process ends in order. What it still holds is rescued at once, as given back."""
+        self._run(conn, LEAVE, worker=worker)
+
+    def claim(
+        self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID, beat: int, alone: bool = False
+    ) -> list[Claimed]:
+        """Claim (id, fence, run id) triples for this worker. What is missing in the answer was not claimed.
+
+        Nothing is claimed for a worker that was declared dead (I7), nothing suspect unless it will run alone (I6).
+        """
+        rows = self._run(
+            conn, CLAIM, ids=_array(a[0] for a in asked), fences=_array(a[1] for a in asked),
+            runs=_array(a[2] for a in asked),
+            worker=worker, beat=beat, alone=alone,
+        )  # fmt: skip
+        return [Claimed(*row) for row in rows]
+
+    def claim_unlocked(
+        self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID, beat: int, alone: bool = False
+    ) -> list[Claimed]:
+        """As `claim`, for those rows that nobody has locked."""
+        rows = self._run(
+            conn, CLAIM_UNLOCKED, ids=_array(a[0] for a in asked), fences=_array(a[1] for a in asked),
+            runs=_array(a[2] for a in asked),
+            worker=worker, beat=beat, alone=alone,
+        )  # fmt: skip
+        return [Claimed(*row) for row in rows]
+
+    def verdicts(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Verdict]:
+        """Why these were not claimed: mine (a lost reply), suspect, expired, held up, outlawed, or stale."""
+        rows = self._run(
+            conn, VERDICTS, ids=_array(a[0] for a in asked), fences=_array(a[1] for a in asked),
+            runs=_array(a[2] for a in asked),
+            worker=worker,
+        )  # fmt: skip
+        return [Verdict(*row) for row in rows]
+
+    def claims_of(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Claimed]:
+        """Claims that were made although their reply was lost: same run id, same worker."""
+        rows = self._run(conn, CLAIMS_OF, ids=[a[0] for a in asked], runs=[a[2] for a in asked], worker=worker)
+        return [Claimed(*row) for row in rows]
+
+    def give_back(self, conn: Conn, held: Sequence[tuple[UUID, UUID]]) -> int:
+        """Claimed (id, run id), not started: due now, nothing counted.
+
+        One whose cancellation is asked for expires instead, here as wherever a run comes back unfinished.
+        """
+        return len(self._run(conn, GIVE_BACK, ids=[i for i, _ in held], runs=[r for _, r in held]))
+
+    def record_successes(self, conn: Conn, runs: Sequence[Finished]) -> list[UUID]:
+        """These runs succeeded: their tasks move to the history. Answers the ids that were still theirs."""
+        rows = self._run(
+            conn, RECORD_SUCCESSES, ids=_array(r.id for r in runs), runs=_array(r.run_id for r in runs),
+            ran=_array(r.ran for r in runs), ago=_array(r.ago for r in runs),
+        )  # fmt: skip
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def record_again(self, conn: Conn, failures: Sequence[Failure]) -> list[UUID]:
+        """These runs ended without success and are due again after their wait: new fence, attempt recorded."""
+        rows = self._run(conn, RECORD_AGAIN, **_columns(failures), waits=[f.wait for f in failures])
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def record_dead(self, conn: Conn, failures: Sequence[Failure]) -> list[UUID]:
+        """These runs ended their tasks dead."""
+        rows = self._run(conn, RECORD_DEAD, **_columns(failures))
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def record_cancelled(self, conn: Conn, failures: Sequence[Failure]) -> list[UUID]:
+        """These runs stopped because their tasks are to be cancelled, or were skipped."""
+        rows = self._run(conn, RECORD_CANCELLED, **_columns(failures))
+        self._grant_after(conn, rows)
+        return [row[0] for row in rows]
+
+    def _grant_after(self, conn: Conn, rows: Sequence[Any]) -> None:
+        """As many go as came free: that needs no granter's lock, for nothing is added to what is under way."""
+        freed: dict[str, int] = {}
+        for _, lane in rows:
+            if lane is not None:
+                freed[lane] = freed.get(lane, 0) + 1
+        self._grant(conn, freed)
+
+    def _grant(self, conn: Conn, places: Mapping[str, int]) -> int:
+        if not places:
+            return 0
+        return len(self._run(conn, GRANT, lanes=list(places), places=list(places.values())))
+
+    # ------------------------------------------------------------------ rescue
+
+    def beats(self, conn: Conn) -> list[tuple[UUID, int, float]]:
+        """All living processes: (id, beat, lease in seconds)."""
+        return self._run(conn, "select id, beat, lease from outbox.worker")
+
+    def rescue(self, conn: Conn, *, worker: UUID, beat: int, max_crashes: int) -> list[tuple[UUID, str]] | None:
+        """Declare the worker dead, if its beat still stands at `beat`, and make its tasks due at once.
+
+        What somebody has locked (a settle that died in the middle) is left to `rescue_unlisted`.
+        They become suspects and run alone next; one that already ran alone has crashed, and is dead after
+        `max_crashes` of these. Answers (id, what became of it), or None when the worker lives or is gone.
+        """
+        if not self._run(
+            conn,
+            "delete from outbox.worker where id = %(worker)s and beat = %(beat)s returning id",
+            worker=worker,
+            beat=beat,
+        ):
+            return None
+        rows = self._run(conn, RESCUE_CANCELLED, worker=worker)
+        rows += self._run(conn, RESCUE_DEAD, worker=worker, max_crashes=max_crashes)
+        rows += self._run(conn, RESCUE, worker=worker)
+        self._grant_after(conn, [(i, lane) for i, _, lane in rows])
+        return [(i, what) for i, what, _ in rows]
+
+    def rescue_unlisted(self, conn: Conn) -> list[UUID]:
+        """Running rows whose worker is gone, or lives and does not list them after three beats, are due at once."""
+        return [i for (i,) in self._run(conn, RESCUE_UNLISTED)]
+
+    # ------------------------------------------------------------------ operators
+
+    def cancel(self, conn: Conn, id: UUID, *, reason: str) -> str | None:
+        """`cancelled` when it had not started; `requested` when it runs; None when it is not unfinished."""
+        rows = self._run(conn, CANCEL, id=id, reason=cleaned(reason))
+        if rows:
+            self._grant_after(conn, rows)
+            return "cancelled"
+        return "requested" if self._run(conn, REQUEST_CANCEL, id=id) else None
+
+    def reschedule(self, conn: Conn, id: UUID, *, run_at: datetime | None, delay: timedelta | None) -> datetime | None:
+        """An unstarted task is due at another time: new fence. Answers the new time, or None if it cannot be moved."""
+        rows = self._run(conn, RESCHEDULE, id=id, run_at=run_at, delay=delay)
+        self.grant(conn, [lane for _, lane in rows if lane is not None])
+        return rows[0][0] if rows else None
+
+    def retry(self, conn: Conn, id: UUID) -> bool:
+        """A dead or cancelled task is due again: same id, new fence, its attempts kept; it joins its lane's tail.
+
+        A scheduled one (between two attempts) is due now.
+        """
+        return bool(
+            self._run(conn, RETRY_DEAD, id=id)
+            or self._run(conn, RETRY_CANCELLED, id=id)
+            or self._run(conn, RETRY_NOW, id=id)
+        )
+
+    def pause_queue(self, conn: Conn, name: str, *, who: str) -> int:
+        """Nothing of this queue starts any more: unclaimed messages go stale, their rows wait as pending."""
+        self._run(conn, PAUSE_QUEUE, name=name, who=cleaned(who))
+        return self.unpublish_paused(conn, name)
+
+    def unpublish_paused(self, conn: Conn, name: str) -> int:
+        """What is published of a paused queue goes stale, also what a relay had in flight when it was paused."""
+        return len(self._run(conn, UNPUBLISH_PAUSED, name=name))
+
+    def resume_queue(self, conn: Conn, name: str) -> bool:
+        return bool(self._run(conn, RESUME_QUEUE, name=name))
+
+    def audit(self, conn: Conn, *, who: str, action: str, subject: str, **detail: Any) -> None:
+        """Write down what an operator did, in the transaction that does it."""
+        self._run(conn, AUDIT, who=cleaned(who), action=action, subject=subject, detail=json.dumps(detail, default=str))
+
+    # ------------------------------------------------------------------ retention
+
+    def keep_partitions(self, conn: Conn, *, days_ahead: int = 7) -> int:
+        return int(self._run(conn, "select outbox.keep_partitions(%(days)s)", days=days_ahead)[0][0])
+
+    def old_partitions(self, conn: Conn, *, before: datetime) -> list[str]:
+        """Partitions of the history that hold nothing younger than `before`."""
+        return [name for (name,) in self._run(conn, OLD_PARTITIONS, schema=self.schema, day=f"{before:%Y%m%d}")]
+
+    def purge_dead(self, conn: Conn, *, before: datetime, limit: int = 5000) -> int:
+        return len(self._run(conn, PURGE_DEAD, before=before, limit=limit))
+
+    def purge_default(self, conn: Conn, *, before: datetime, limit: int = 5000) -> int:
+        return len(self._run(conn, PURGE_DEFAULT, before=before, limit=limit))
+
+
+def _columns(failures: Sequence[Failure]) -> dict[str, list[Any]]:
+    return {
+        "ids": [f.run.id for f in failures],
+        "runs": [f.run.run_id for f in failures],
+        "ran": [f.run.ran for f in failures],
+        "ago": [f.run.ago for f in failures],
+        "outcomes": [f.outcome for f in failures],
+        "errors": [cleaned(f.error) for f in failures],
+        "tracebacks": [cleaned(f.traceback) if f.traceback else None for f in failures],
+        "counts": [int(f.counts) for f in failures],
+    }
+
+
+def _array(values: Iterable[UUID | float | str]) -> str:
+    """A PostgreSQL array literal of plain values: a fifth of the cost of having the driver adapt each element."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def cleaned(text: str, *, limit: int = 16_384) -> str:
+    """Text that PostgreSQL takes: no NUL, no lone surrogate, at most `limit` characters (head and tail kept)."""
+    text = text.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(text) <= limit:
+        return text
+    half = limit // 2 - 8
+    return f"{text[:half]}\n[…]\n{text[-half:]}"
+
+
+#: Arguments that one claim of the relay fetches, beyond which the batch ends.
+BATCH_BYTES = 8_388_608
+
+#: Lanes that one transaction locks, and one sweep looks at.
+LANES = 500
+
+ENQUEUE = """
+insert into outbox.task (
+    id, state, queue, actor, args, kwargs, options, priority, due_at, expires_at,
+    lane, lane_limit, lane_holds, max_attempts)
+select
+    a.id,
+    case when coalesce(a.run_at, clock_timestamp()) > clock_timestamp() or a.delay > 0 then 'scheduled' else 'pending' end,
+    a.queue, a.actor, a.args, a.kwargs, a.options, coalesce(a.priority, 0),
+    coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
+    a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.max_attempts
+from rows from (json_to_recordset(%(rows)s::json) as (
+    id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
+    run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
+    max_attempts integer)) with ordinality as a
+order by a.lane nulls first, a.ordinality
+"""
+
+ENQUEUE_UNIQUE = """
+with asked as (
+    select r.*
+    from rows from (json_to_recordset(%(rows)s::json) as (
+        id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
+        run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
+        unique_key text, max_attempts integer)) with ordinality as r
+),
+enqueued as (
+    insert into outbox.task (
+        id, state, queue, actor, args, kwargs, options, priority, due_at, expires_at,
+        lane, lane_limit, lane_holds, unique_key, max_attempts)
+    select
+        a.id,
+        case when coalesce(a.run_at, clock_timestamp()) > clock_timestamp() or a.delay > 0 then 'scheduled' else 'pending' end,
+        a.queue, a.actor, a.args, a.kwargs, a.options, coalesce(a.priority, 0),
+        coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
+        a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.unique_key, a.max_attempts
+    from asked a
+    order by a.lane nulls first, case when a.lane is null then a.unique_key end nulls first, a.ordinality
+    on conflict (unique_key) where unique_key is not null and not started do nothing
+    returning id
+)
+select a.id, coalesce(e.id, (
+    select held.id
+    from outbox.task held
+    where a.unique_key is not null and held.unique_key = a.unique_key and not held.started))
+from asked a
+left join enqueued e on e.id = a.id
+"""
+
+ENQUEUE_REST = """
+with asked as (
+    select r.*
+    from rows from (json_to_recordset(%(rows)s::json) as (
+        id uuid, queue text, actor text, args json, kwargs json, options json, priority smallint,
+        run_at timestamptz, delay float, expires_at timestamptz, lane text, lane_limit integer, lane_holds boolean,
+        unique_key text, max_attempts integer)) with ordinality as r
+),
+enqueued as (
+    insert into outbox.task (
+        id, state, queue, actor, args, kwargs, options, priority, due_at, expires_at,
+        lane, lane_limit, lane_holds, unique_key, max_attempts)
+    select
+        a.id,
+        case when coalesce(a.run_at, clock_timestamp()) > clock_timestamp() or a.delay > 0 then 'scheduled' else 'pending' end,
+        a.queue, a.actor, a.args, a.kwargs, a.options, coalesce(a.priority, 0),
+        coalesce(a.run_at, clock_timestamp()) + coalesce(a.delay, 0) * interval '1 second',
+        a.expires_at, a.lane, a.lane_limit, coalesce(a.lane_holds, false), a.unique_key, a.max_attempts
+    from asked a
+    where not exists (select from outbox.task own where own.id = a.id)
+    order by a.lane nulls first, case when a.lane is null then a.unique_key end nulls first, a.ordinality
+    on conflict (unique_key) where unique_key is not null and not started do nothing
+    returning id
+)
+select a.id, coalesce(
+    (select own.id from outbox.task own where own.id = a.id), e.id, (
+    select held.id
+    from outbox.task held
+    where a.unique_key is not null and held.unique_key = a.unique_key and not held.started))
+from asked a
+left join enqueued e on e.id = a.id
+"""
+
+IS_FINISHED = """
+select exists (select from outbox.history h where h.id = %(id)s) or exists (select from outbox.dead d where d.id = %(id)s)
+"""
+
+REGISTER_QUEUES = """
+with recursive pending as (
+    (select t.queue from outbox.task t where t.state = 'pending' order by t.queue limit 1)
+    union all
+    select (select t.queue from outbox.task t where t.state = 'pending' and t.queue > p.queue order by t.queue limit 1)
+    from pending p
+    where p.queue is not null
+),
+new as (
+    insert into outbox.queue (name)
+    select p.queue from pending p
+    where p.queue is not null and not exists (select from outbox.queue q where q.name = p.queue)
+    on conflict do nothing
+    returning name, epoch, paused
+)
+select name, epoch, paused from outbox.queue
+union all
+select name, epoch, paused from new
+"""
+
+CLAIM_DUE = """
+select t.id, t.queue, convert_to(
+    '{"queue_name":' || to_json(t.queue) || ',"actor_name":' || to_json(t.actor)
+    || ',"args":' || t.args || ',"kwargs":' || t.kwargs
+    || ',"options":' || case
+        when position('"' in t.options::text) = 0 then '{'
+        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end
+    || '"outbox_fence":"' || t.fence || '"}'
+    || ',"message_id":"' || t.id || '","message_timestamp":' || (extract(epoch from t.created_at) * 1000)::bigint || '}',
+    'UTF8')
+from (
+    select due.*, sum(octet_length(due.args::text) + octet_length(due.kwargs::text))
+        over (rows between unbounded preceding and 1 preceding) as before
+    from unnest(%(queues)s::text[], %(rooms)s::int[]) as q(name, room)
+    cross join lateral (
+        select *
+        from outbox.task
+        where state = 'pending' and queue = q.name
+        and not exists (select from outbox.queue p where p.name = q.name and p.paused)
+        order by priority, due_at
+        limit q.room
+        for update of task skip locked
+    ) due
+    limit %(batch)s
+) t
+where t.before is null or t.before < %(bytes)s
+"""
+
+MARK_PUBLISHED = """
+update outbox.task t
+set state = case when q.paused then 'pending' else 'published' end,
+    fence = case when q.paused then gen_random_uuid() else t.fence end,
+    published_at = clock_timestamp(), epoch = q.epoch, reason = null
+from (
+    select a.name, a.epoch, exists (select from outbox.queue p where p.name = a.name and p.paused) as paused
+    from unnest(%(queues)s::text[], %(epochs)s::int[]) as a(name, epoch)
+) q
+where t.id = any(%(ids)s::uuid[])
+and t.state = (select 'pending')
+and q.name = t.queue
+"""
+
+PUSH_BACK = """
+update outbox.task t
+set state = 'scheduled', refusals = t.refusals + 1, reason = r.reason,
+    due_at = clock_timestamp() + least(5 * 2 ^ least(t.refusals, 10), 600) * interval '1 second'
+from unnest(%(ids)s::uuid[], %(reasons)s::text[]) as r(id, reason)
+where t.id = r.id
+and t.state = (select 'pending')
+"""
+
+PROMOTE_DUE = """
+update outbox.task t
+set state = case when t.lane like 'limit/%%' then 'waiting' else 'pending' end
+where t.id = any(array(
+    select id
+    from outbox.task
+    where state = 'scheduled' and due_at <= clock_timestamp()
+    order by due_at
+    limit %(limit)s
+    for update skip locked))
+and t.state = (select 'scheduled')
+returning case when t.lane like 'limit/%%' then t.lane end
+"""
+
+GRANT = """
+update outbox.task t
+set state = case when t.due_at > clock_timestamp() then 'scheduled' else 'pending' end
+where t.id = any(array(
+    select next.id
+    from unnest(%(lanes)s::text[], %(places)s::int[]) as l(lane, places)
+    cross join lateral (
+        select coalesce(w.lane_limit, 1) as room, w.position as first
+        from outbox.task w
+        where w.lane = l.lane and w.state = 'waiting'
+        order by w.position
+        limit 1
+    ) head
+    cross join lateral (
+        select count(*) as taken
+        from outbox.task a
+        where a.lane = l.lane
+        and a.state <> 'waiting'
+        and a.state = any(case when l.lane like 'order/%%' then '{scheduled,pending,published,running}'::text[]
+            else '{pending,published,running}' end)
+    ) now
+    cross join lateral (
+        select w.id
+        from outbox.task w
+        where w.lane = l.lane and w.state = 'waiting'
+        and (w.position = head.first or l.lane like 'limit/%%')
+        order by w.position
+        limit greatest(0, least(head.room - now.taken, l.places))
+        for update skip locked
+    ) next
+    where not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds)))
+and t.state = (select 'waiting')
+returning t.id
+"""
+
+WAITING_LANES = """
+with recursive lanes as (
+    (select t.lane from outbox.task t where t.state = 'waiting' and t.lane > %(after)s order by t.lane limit 1)
+    union all
+    select (select t.lane from outbox.task t where t.state = 'waiting' and t.lane > l.lane order by t.lane limit 1)
+    from lanes l
+    where l.lane is not null
+)
+select l.lane, head.room > now.taken and not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds)
+from (select lane from lanes where lane is not null limit %(limit)s) l
+cross join lateral (
+    select coalesce(w.lane_limit, 1) as room
+    from outbox.task w
+    where w.lane = l.lane and w.state = 'waiting'
+    order by w.position
+    limit 1
+) head
+cross join lateral (
+    select count(*) as taken
+    from outbox.task a
+    where a.lane = l.lane
+    and a.state <> 'waiting'
+    and a.state = any(case when l.lane like 'order/%%' then '{scheduled,pending,published,running}'::text[]
+        else '{pending,published,running}' end)
+) now
+order by l.lane
+"""
+
+EXPIRE = """
+with gone as (
+    delete from outbox.task t
+    where t.id = any(array(
+        select id
+        from outbox.task
+        where expires_at <= clock_timestamp() and state <> 'running'
+        order by expires_at
+        limit %(limit)s
+        for update skip locked))
+    and t.state <> 'running'
+    returning t.*
+),
+moved as (
+    insert into outbox.history
+    select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at, null,
+        clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes, losses, null, null, attempts,
+        case when cancel_requested then 'cancelled; its worker gave it back' else 'expired before it could run' end
+    from gone
+)
+select lane from gone
+"""
+
+QUEUE_EPOCH = """
+with new as (
+    insert into outbox.queue (name)
+    values (%(name)s)
+    on conflict do nothing
+    returning epoch
+)
+select epoch from new
+union all
+select epoch from outbox.queue where name = %(name)s
+limit 1
+"""
+
+BEGIN_EPOCH = """
+update outbox.queue
+set epoch = epoch + 1
+where name = %(name)s and epoch = %(seen)s
+returning epoch
+"""
+
+REPUBLISH_OLDER_EPOCHS = """
+update outbox.task t
+set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
+from outbox.queue q
+where t.state = 'published'
+and t.queue = q.name
+and t.epoch < q.epoch
+returning t.id
+"""
+
+REPUBLISH_OVERTAKEN = """
+update outbox.task t
+set state = 'pending', published_at = null, epoch = null, losses = t.losses + 1
 from (
     select through.key as queue, max(through.value::timestamptz) as claimed_through
     from outbox.worker w
@@ -879,8 +1449,11 @@ update outbox.task t
 set state = 'pending', run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, alone = false,
     published_at = null, epoch = null, fence = gen_random_uuid(),
     expires_at = case when t.cancel_requested then clock_timestamp() else t.expires_at end,
-    started = t.attempts <> '[]' or t.crashes > 0 or exists (
-        select from outbox.task other where other.unique_key = t.unique_key and not other.started)
+    started = t.attempts <> '[]' or t.crashes > 0 or t.unique_key is not null and (
+        exists (select from outbox.task other where other.unique_key = t.unique_key and not other.started)
+        or exists (
+            select from outbox.task twin
+            where twin.id = any(%(ids)s::uuid[]) and twin.unique_key = t.unique_key and twin.id < t.id))
 from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
 where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
 returning t.id
@@ -1145,8 +1718,19 @@ set paused = true, paused_by = excluded.paused_by, paused_at = excluded.paused_a
 UNPUBLISH_PAUSED = """
 update outbox.task t
 set state = 'pending', fence = gen_random_uuid(), published_at = null, epoch = null
-where t.queue = %(name)s and t.state = 'published'
-and exists (select from outbox.queue q where q.name = %(name)s and q.paused)
+where t.id = any(array(
+    select published.id
+    from outbox.queue q
+    cross join lateral (
+        select o.id
+        from outbox.task o
+        where o.state = 'published' and o.queue = q.name
+        order by o.published_at
+        limit %(limit)s
+        for update skip locked
+    ) published
+    where q.name = %(name)s and q.paused))
+and t.state = (select 'published')
 returning t.id
 """
 

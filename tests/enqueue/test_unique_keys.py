@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from outbox import Task, enqueue
+from outbox.ledger import Claimed
 
 #: A backend of this database waits for another one's lock.
 WAITING = "select count(*) from pg_locks where not granted and pid in (select pid from pg_stat_activity where datname = current_database())"
@@ -187,6 +188,46 @@ def test_a_task_that_failed_and_waits_for_its_retry_does_not_hold_its_key(outbox
     outbox.fail(outbox.must_claim(first, worker))
     second = outbox.add(1, unique_key="k")
     assert set(outbox.ids()) == {first, second}
+
+
+def test_a_task_that_was_given_back_unstarted_holds_its_key_again(outbox: Outbox) -> None:
+    first = outbox.add(1, unique_key="k")
+    give_back(outbox, outbox.must_claim(first, outbox.a_worker()))
+    with outbox.session() as session:
+        second = add(session)
+        session.commit()
+    assert (second.enqueued, second.id, outbox.ids()) == (False, first, [first])
+
+
+def test_a_task_that_has_run_before_does_not_hold_its_key_when_it_is_given_back(outbox: Outbox) -> None:
+    worker, first = outbox.a_worker(), outbox.add(1, unique_key="k")
+    outbox.fail(outbox.must_claim(first, worker))
+    outbox.promote()
+    give_back(outbox, outbox.must_claim(first, worker))
+    second = outbox.add(1, unique_key="k")
+    assert set(outbox.ids()) == {first, second}
+
+
+def test_a_task_given_back_while_another_holds_its_key_does_not_take_it(outbox: Outbox) -> None:
+    claimed = outbox.must_claim(outbox.add(1, unique_key="k"), outbox.a_worker())
+    second = outbox.add(1, unique_key="k")
+    give_back(outbox, claimed)
+    assert outbox.add(1, unique_key="k") == second
+    assert set(outbox.ids()) == {claimed.id, second}
+
+
+def test_two_of_a_key_given_back_at_once_are_both_due_and_one_holds_it(outbox: Outbox) -> None:
+    """I5: one that is refused would be held, and not run, for as long as its worker lives."""
+    worker, claimed = outbox.a_worker(), []
+    for number in range(2):
+        claimed.append(outbox.must_claim(outbox.add(number, unique_key="k"), worker))
+    give_back(outbox, *claimed)
+    assert [row["state"] for row in outbox.all()] == ["pending", "pending"]
+    assert sorted(row["started"] for row in outbox.all()) == [False, True]
+
+
+def give_back(outbox: Outbox, *held: Claimed) -> None:
+    assert outbox.ledger.give_back(outbox.conn, [(each.id, each.run_id) for each in held]) == len(held)
 
 
 def test_a_key_is_free_again_after_success_and_after_cancel(outbox: Outbox) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from outbox_rows import Outbox, failure
-from states import HOUR, a_task, beat, cancel, publish, rescue, retry
+from states import HOUR, a_task, beat, cancel, everything, publish, rescue, retry
 
 
 def counters(outbox: Outbox, id: UUID) -> tuple[int, int]:
@@ -153,6 +153,29 @@ def test_a_task_between_two_attempts_retried_is_due_now(outbox: Outbox) -> None:
     assert retry(outbox, claimed.id)
     assert outbox.promote() == 1
     assert outbox.row(claimed.id)["failures"] == 1, "its failures still count"
+
+
+def test_an_id_that_comes_again_may_die_again_and_its_retry_brings_back_one_task(outbox: Outbox) -> None:
+    """I2: the application names the id, and an old message may still carry it."""
+    worker, id = outbox.a_worker(), uuid4()
+    for number in range(2):
+        outbox.add(number, task_id=id)
+        copy = (id, outbox.all()[0]["fence"], uuid4())
+        (claimed,) = outbox.ledger.claim(outbox.conn, [copy], worker=worker, beat=0)
+        assert outbox.end_dead(claimed) == [id]
+    assert outbox.ids("dead") == [id, id]
+    assert retry(outbox, id)
+    assert [row["args"] for row in outbox.all()] == [[1]], "the one that died last"
+    assert outbox.ids("dead") == []
+
+
+@pytest.mark.parametrize("ended", ["dead", "cancelled"])
+def test_a_retry_is_refused_while_its_id_is_live_again_and_loses_nothing(outbox: Outbox, ended: str) -> None:
+    id = a_task(outbox, ended)
+    outbox.add(task_id=id)
+    before = everything(outbox)
+    assert not retry(outbox, id)
+    assert everything(outbox) == before
 
 
 # ---------------------------------------------------------------------- failures and crashes
@@ -308,3 +331,17 @@ def test_a_paused_queue_s_messages_go_stale_and_its_tasks_wait(outbox: Outbox) -
     assert outbox.ledger.resume_queue(outbox.conn, "mail")
     assert not outbox.ledger.resume_queue(outbox.conn, "mail")
     assert publish(outbox) == [id]
+
+
+def test_nothing_of_a_paused_queue_starts_from_an_old_copy_of_a_row_that_still_has_its_fence(outbox: Outbox) -> None:
+    """I3: a relay had it in flight when the queue was paused, so that its copy arrived and its row is pending."""
+    id, worker = a_task(outbox, "pending"), outbox.a_worker()
+    copy = (id, outbox.row(id)["fence"], uuid4())
+    with outbox.conn.transaction():
+        outbox.ledger.pause_queue(outbox.conn, "mail", who="me")
+    assert outbox.row(id)["fence"] == copy[1]
+    for claim in (outbox.ledger.claim, outbox.ledger.claim_unlocked):
+        assert claim(outbox.conn, [copy], worker=worker, beat=0) == []
+    assert [verdict.why for verdict in outbox.ledger.verdicts(outbox.conn, [copy], worker=worker)] == ["stale"]
+    assert outbox.ledger.resume_queue(outbox.conn, "mail")
+    assert outbox.succeed(outbox.must_claim(id, worker)) == [id]

@@ -11,7 +11,8 @@ import pytest
 from outbox_rows import Outbox
 from plans import add_finished, add_tasks, add_workers, plan, scans, touched
 
-from outbox import ledger
+from outbox import database, ledger
+from outbox.ledger import Conn, Finished
 
 A_WORKER = UUID("00000000-0000-4000-8000-000000000007")
 IDS = [uuid4() for _ in range(200)]
@@ -184,6 +185,47 @@ def test_what_names_its_tasks_by_id_finds_them_by_id(
     outbox = crowded if statistics == "of now" else changed
     used = {scan.index for scan in scans(plan(outbox.conn, sql, values, how=how)) if scan.alias == "t"}
     assert used == {"task_pkey"}
+
+
+# ---------------------------------------------------------------------- prepared while there was no task
+
+WHOLE = "select seq_tup_read from pg_stat_xact_all_tables where relid = 'outbox.task'::regclass"
+#: Without a change to the table, which would have every plan made anew.
+MANY_MORE = """
+insert into outbox.task (id, state, queue, actor, args, kwargs, options, due_at)
+select gen_random_uuid(), 'pending', 'mail', 'send_mail', '[]', '{}', '{}', clock_timestamp()
+from generate_series(1, 20000)
+"""
+Act = Callable[[Outbox, Conn], object]
+
+#: What a worker does on connections that live as long as it does, for tasks that it names.
+PREPARED: dict[str, Act] = {
+    "claim": lambda outbox, conn: outbox.ledger.claim(
+        conn, [(uuid4(), uuid4(), uuid4())], worker=A_WORKER, beat=1, alone=False
+    ),
+    "settle": lambda outbox, conn: outbox.ledger.record_successes(conn, [Finished(uuid4(), uuid4(), 0.1, 0.0)]),
+    "give back": lambda outbox, conn: outbox.ledger.give_back(conn, [(uuid4(), uuid4())]),
+}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_what_was_prepared_while_there_was_no_task_does_not_read_all_that_came(
+    new_database: Callable[[str], str], migrated_template: str, name: str
+) -> None:
+    """The server keeps a plan that it made for an empty table until somebody analyses that again."""
+    outbox = Outbox(new_database(migrated_template))
+    outbox.conn.execute("alter table outbox.task set (autovacuum_enabled = false)")
+    outbox.conn.execute("vacuum analyze outbox.task")
+    add_workers(outbox.conn)
+    with database.connect(outbox.url, name="test", by_index=True) as conn:
+        for _ in range(16):  # psycopg prepares after five, PostgreSQL makes its plan after five more
+            PREPARED[name](outbox, conn)
+        outbox.conn.execute(MANY_MORE)
+        with conn.transaction():
+            before = conn.execute(WHOLE).fetchall()[0][0]
+            PREPARED[name](outbox, conn)
+            assert conn.execute(WHOLE).fetchall()[0][0] - before == 0
+    outbox.close()
 
 
 # ---------------------------------------------------------------------- pages touched
