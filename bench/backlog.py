@@ -35,6 +35,7 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
     with ground.round() as shallow, ground.round() as deep:
         with deep.connect() as conn:
             tasks.make_pending(conn, large)
+            conn.execute("checkpoint")  # what it wrote is not to be written during the measurement
         for here in (shallow, deep):
             _drain(here)  # declares the queue
         for _ in range(rounds):

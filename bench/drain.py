@@ -21,7 +21,7 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
         "Relay: pending → published and marked",
         [
             f"{rows} pending tasks of about 100 bytes of arguments, one `outbox relay`, window {WINDOW}",
-            "raw: the same publisher, bodies and queue without a database; batch 500, 2 in flight",
+            "raw: the same publisher, bodies and queue without a database; batch 1000, 2 in flight",
             f"send(): {sends} × actor.send(), confirm_delivery, quorum queue, one thread",
             "rate between 5 % and 95 % done, one after the other in each round",
         ],

@@ -45,7 +45,6 @@ def make_pending(conn: psycopg.Connection[Any], count: int, *, first: int = 1) -
     """`count` due tasks, and statistics and visibility as autovacuum would leave them."""
     conn.execute(PENDING, [first, first + count - 1])
     conn.execute("vacuum (analyze) outbox.task")
-    conn.execute("checkpoint")
 
 
 def make_finished(conn: psycopg.Connection[Any], count: int) -> None:

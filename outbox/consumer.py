@@ -206,9 +206,7 @@ class OutboxConsumer(Consumer):
         if room <= 0:
             return
         try:
-            batch = [self._arrived.popleft() for _ in range(room)]
-            batch.sort(key=lambda each: each.id)
-            self._take(batch, alone=False)
+            self._take([self._arrived.popleft() for _ in range(room)], alone=False)
         finally:
             self._station.release(room)
 
@@ -222,7 +220,7 @@ class OutboxConsumer(Consumer):
 
     def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
-        asked, worker, beat = [each.asked for each in batch], lease.id, lease.beat
+        asked, worker, beat = sorted(each.asked for each in batch), lease.id, lease.beat
         try:
             found = ledger.claim(conn, asked, worker=worker, beat=beat, alone=alone)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):

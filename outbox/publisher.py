@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -56,14 +56,30 @@ class _Batch:
     rows: Sequence[Due]
     future: Future[Report]
     first: int = 0
+    #: All rows before this one have their answer; beyond it, those that are `apart`.
+    through: int = 0
+    apart: set[int] = field(default_factory=set)
     nacked: set[int] = field(default_factory=set)
     returned: dict[int, str] = field(default_factory=dict)
-    done: set[int] = field(default_factory=set)
     sent_at: float = 0.0
 
     def unanswered(self) -> Due:
         """The first row without an answer. RabbitMQ takes messages in order: a queue that is stuck holds up those behind."""
-        return next(row for index, row in enumerate(self.rows) if index not in self.done)
+        return self.rows[self.through]
+
+    def answered(self, indexes: range, *, refused: bool) -> bool:
+        """Note the answer to these rows. Whether every row has one now."""
+        if refused:
+            self.nacked |= {index for index in indexes if index >= self.through and index not in self.apart}
+        if indexes.start > self.through:
+            self.apart.update(indexes)
+        else:
+            self.through = max(self.through, indexes.stop)
+            self.apart = {index for index in self.apart if index >= self.through}
+            while self.through in self.apart:
+                self.apart.discard(self.through)
+                self.through += 1
+        return self.through >= len(self.rows)
 
 
 class Publisher:
@@ -270,25 +286,22 @@ class Publisher:
                 return
             last = min(tag - batch.first, len(batch.rows) - 1)
             if method.multiple:
-                self._settle(batch, range(last + 1), refused=refused)
+                self._answered(batch, range(last + 1), refused=refused)
             elif tag < batch.first + len(batch.rows):
-                self._settle(batch, (last,), refused=refused)
+                self._answered(batch, range(last, last + 1), refused=refused)
 
-    def _settle(self, batch: _Batch, indexes: Iterable[int], *, refused: bool) -> None:
-        fresh = set(indexes) - batch.done
-        batch.done |= fresh
-        if refused:
-            batch.nacked |= fresh
-        if len(batch.done) == len(batch.rows):
+    def _answered(self, batch: _Batch, indexes: range, *, refused: bool) -> None:
+        if batch.answered(indexes, refused=refused):
             self._batches.remove(batch)
             batch.future.set_result(self._report(batch))
 
     def _report(self, batch: _Batch) -> Report:
-        done = batch.done
-        lost = batch.nacked | set(batch.returned)
+        done = [*range(batch.through), *sorted(batch.apart)]
+        if lost := batch.nacked | batch.returned.keys():
+            done = [index for index in done if index not in lost]
         return Report(
-            confirmed=[row.id for index, row in enumerate(batch.rows) if index in done and index not in lost],
+            confirmed=[batch.rows[index].id for index in done],
             refused=[batch.rows[index].id for index in sorted(batch.nacked)],
             returned=sorted(set(batch.returned.values())),
-            silent=len(batch.rows) - len(done),
+            silent=len(batch.rows) - batch.through - len(batch.apart),
         )

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     max_crashes: int = Field(default=3, ge=1, description="crashes alone in its process after which a task is dead")
     max_payload: int = Field(default=1_048_576, ge=1024, description="bytes of a task's encoded arguments")
 
-    relay_batch: int = Field(default=500, ge=1, le=10_000, description="rows of one confirmed batch")
+    relay_batch: int = Field(default=1000, ge=1, le=10_000, description="rows of one confirmed batch")
     relay_lanes: int = Field(default=2, ge=1, le=16, description="batches in flight")
     relay_window: int = Field(default=5_000, ge=1, description="messages waiting in the broker, per queue")
     relay_poll: Duration = Field(default=timedelta(milliseconds=500), description="the guarantee behind the wake-ups")
