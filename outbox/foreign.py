@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from outbox.enqueue import row_of, task_of
 from outbox.ledger import Conn, Ledger, cleaned
 from outbox.logs import get_logger
+from outbox.models import Task
 
 __all__ = ["FENCE", "adopt", "decode", "set_aside", "token_of"]
 
@@ -61,17 +62,26 @@ def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: 
         task = task_of(
             message.copy(queue_name=queue), task_id=own, run_at=run_at, delay=None if run_at else timedelta(0)
         )
-        if ledger.is_finished(conn, own):
+        if _enqueue_unless_finished(conn, ledger, task):
+            log.info("foreign message adopted", queue=queue, task_id=str(own), actor=message.actor_name)
+        else:
             log.info("foreign message was adopted before, and has ended", queue=queue, task_id=str(own))
-            return
-        ledger.enqueue(conn, f"[{row_of(task)}]")
-        log.info("foreign message adopted", queue=queue, task_id=str(own), actor=message.actor_name)
     except psycopg.errors.UniqueViolation:
         log.info("foreign message was adopted before", queue=queue, task_id=str(own))
     except (psycopg.OperationalError, psycopg.InterfaceError):
         raise
     except Exception as error:
         set_aside(conn, ledger, queue=queue, body=body, error=error)
+
+
+def _enqueue_unless_finished(conn: Conn, ledger: Ledger, task: Task) -> bool:
+    """The row first: one of that id that ends meanwhile is seen to have ended, whichever comes first."""
+    with conn.transaction() as enqueueing:
+        ledger.enqueue(conn, f"[{row_of(task)}]")
+        if ledger.is_finished(conn, task.id):
+            raise psycopg.Rollback(enqueueing)
+        return True
+    return False
 
 
 def set_aside(conn: Conn, ledger: Ledger, *, queue: str, body: bytes, error: Exception) -> None:

@@ -37,3 +37,13 @@ def test_durations_are_seconds_in_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OUTBOX_LEASE", "soon")
     with pytest.raises(ValueError, match="lease"):
         Settings()
+
+
+@pytest.mark.parametrize("seconds", ["0.999", "0", "-10"])
+def test_a_lease_under_a_second_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    """Its beats would follow each other faster than a busy machine can prove them."""
+    monkeypatch.setenv("OUTBOX_LEASE", seconds)
+    with pytest.raises(ValueError, match=r"lease\n.*greater than or equal to 1 second"):
+        Settings()
+    monkeypatch.setenv("OUTBOX_LEASE", "1")
+    assert Settings().lease == timedelta(seconds=1)

@@ -33,6 +33,7 @@ __all__ = [
     "id_of",
     "insert",
     "let_marks_wait",
+    "let_promotions_wait",
 ]
 
 MakeRelay = Callable[..., Relay]
@@ -157,12 +158,21 @@ def count(outbox: Outbox, state: str, queue: str = "bulk") -> int:
     return int(counted[0][0])
 
 
-#: The backends of marks that wait in `let_marks_wait`.
+#: The backends of what waits in `let_marks_wait` or `let_promotions_wait`.
 MARKS = "select pid from pg_stat_activity where wait_event = 'advisory' and datname = current_database()"
 
 
 def let_marks_wait(outbox: Outbox) -> psycopg.Connection[object]:
     """Marks wait until the connection that is answered ends: a relay can be caught between confirm and mark."""
+    return _let_wait(outbox, "new.state = 'published'")
+
+
+def let_promotions_wait(outbox: Outbox) -> psycopg.Connection[object]:
+    """The same, where a keeper makes what is due pending."""
+    return _let_wait(outbox, "old.state = 'scheduled'")
+
+
+def _let_wait(outbox: Outbox, which: str) -> psycopg.Connection[object]:
     outbox.conn.execute(
         """
         create function mark_waits() returns trigger language plpgsql as $$
@@ -173,10 +183,10 @@ def let_marks_wait(outbox: Outbox) -> psycopg.Connection[object]:
         """
     )
     outbox.conn.execute(
-        """
+        f"""
         create trigger mark_waits before update on outbox.task
-        for each row when (new.state = 'published') execute function mark_waits()
-        """
+        for each row when ({which}) execute function mark_waits()
+        """.encode()
     )
     lock = outbox.connect()
     lock.execute("select pg_advisory_lock(4711)")

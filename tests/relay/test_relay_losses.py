@@ -65,6 +65,28 @@ def test_while_a_worker_holds_messages_unclaimed_an_empty_queue_proves_nothing(
     assert {outbox.row(id)["losses"] for id in held} == {0}
 
 
+def test_what_its_worker_holds_of_another_queue_keeps_no_lost_message_of_a_quiet_one_from_being_found(
+    outbox: Outbox, queues: Queues, make_relay: MakeRelay
+) -> None:
+    """I2: such a worker is busy for days; what it has not claimed is told by queue."""
+    held, lost = outbox.add(message=a_message(queue="mail")), outbox.add(message=a_message(queue="other"))
+    worker = outbox.a_worker(queues=["mail", "other"], lease=SHORT)
+    make_relay(lease=SHORT)
+    await_that(lambda: outbox.count("published") == 2)
+    queues.purge("other")
+    queues.purge("mail")
+
+    def found() -> bool:
+        outbox.ledger.beat(
+            outbox.conn, worker=worker, runs=[], running=[], queues=["mail", "other"], unclaimed=["mail"],
+            claimed_through={},
+        )  # fmt: skip
+        return outbox.row(lost)["losses"] == 1
+
+    await_that(found, timedelta(seconds=10))
+    assert outbox.row(held)["losses"] == 0
+
+
 def test_a_message_that_later_ones_overtook_is_published_again(
     outbox: Outbox, queues: Queues, make_relay: MakeRelay
 ) -> None:

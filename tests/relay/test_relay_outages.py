@@ -14,7 +14,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 from awaiting import await_that
 from outbox_rows import Outbox
-from relay_eyes import MARKS, Launch, MakeRelay, Queues, count, fence_of, id_of, insert, let_marks_wait
+from relay_eyes import (
+    MARKS,
+    Launch,
+    MakeRelay,
+    Queues,
+    count,
+    fence_of,
+    id_of,
+    insert,
+    let_marks_wait,
+    let_promotions_wait,
+)
 
 from deploy.local.servers import Postgres, RabbitMQ
 from outbox import database
@@ -147,6 +158,21 @@ def test_a_relay_killed_between_confirm_and_mark_leaves_its_rows_due(
     assert len(bodies) == 40
     assert {(id_of(body), fence_of(body)) for body in bodies} == set(fences.items())
     assert _costless(outbox)
+
+
+def test_a_relay_frozen_while_it_promotes_lets_go_of_its_rows_after_a_lease(
+    outbox: Outbox, launch: Launch, make_relay: MakeRelay
+) -> None:
+    """I5: else nobody else could promote, cancel or move them until it wakes."""
+    lock = let_promotions_wait(outbox)
+    id = outbox.add(delay=timedelta(seconds=0.1))
+    frozen = launch(OUTBOX_LEASE="1")
+    await_that(lambda: outbox.conn.execute(MARKS).fetchall())
+    frozen.send_signal(signal.SIGSTOP)
+    lock.close()  # its statement ends, and nobody commits it
+    await_that(lambda: not outbox.conn.execute(MARKS).fetchall())
+    make_relay()
+    await_that(lambda: outbox.state(id) == "published", timedelta(seconds=10))
 
 
 def test_sigterm_ends_a_relay_in_order_and_at_once(outbox: Outbox, queues: Queues, launch: Launch) -> None:

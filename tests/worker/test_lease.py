@@ -11,12 +11,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from awaiting import await_that
+from broker_side import admin
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
 
 from outbox import database
 from outbox.lease import Lease, Report
-from outbox.ledger import Ledger
+from outbox.ledger import Conn, Ledger
 
 SHORT = timedelta(seconds=2)
 
@@ -114,6 +115,51 @@ class TestClaims:
         fate = workshop.await_state(message.message_id, "succeeded")
         assert wire.lost_replies == 1
         assert (ran, fate.failures, fate.crashes) == ([1], 0, 0)
+
+    def test_a_claim_whose_verdict_came_too_late_is_given_up(
+        self, make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """I7: what nobody has listed for three beats is rescued, and may run elsewhere by now."""
+        workshop = make_workshop(lease=timedelta(seconds=1))
+        ran: list[int] = []
+
+        @workshop.actor()
+        def note(n: int) -> None:
+            ran.append(n)
+
+        message = note.send(1)
+        workshop.publish()
+        workshop.await_state(message.message_id, "published")
+        copy_the_message(workshop)
+        verdicts, late = workshop.broker.ledger.verdicts, []
+
+        def slow(conn: Conn, asked: Any, *, worker: UUID) -> Any:
+            answer = verdicts(conn, asked, worker=worker)
+            if not late:
+                late.append(workshop.fate(message.message_id).state)
+                await_that(lambda: rescued(workshop, message.message_id))
+            return answer
+
+        monkeypatch.setattr(workshop.broker.ledger, "verdicts", slow)
+        station = workshop.work(threads=1)
+        fate = workshop.await_state(message.message_id, "succeeded")
+        await_that(lambda: not station._runs)
+        assert late == ["running"]  # claimed, and one more copy to be judged
+        assert (ran, fate.failures, fate.crashes) == ([1], 0, 0)
+
+
+def copy_the_message(workshop: Workshop) -> None:
+    """The only message of its queue is there twice."""
+    with admin(workshop.settings.rabbitmq_url) as channel:
+        channel.confirm_delivery()
+        _, _, body = channel.basic_get(workshop.queue(), auto_ack=True)
+        for _ in range(2):
+            channel.basic_publish("", workshop.queue(), body or b"")
+
+
+def rescued(workshop: Workshop, id: str) -> bool:
+    workshop.broker.ledger.rescue_unlisted(workshop.db)
+    return workshop.fate(id).state != "running"
 
 
 class TestRescue:

@@ -206,6 +206,25 @@ def test_a_backend_that_dies_before_the_commit_interrupts_it_too(tally: Workshop
     assert counted(tally) == 1
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    ["25006", "25P03", "53100", "53300"],
+    ids=["read-only", "idle too long", "disk full", "no connection left"],
+)
+def test_the_servers_own_trouble_interrupts_an_actor_and_counts_no_failure(tally: Workshop, trouble: str) -> None:
+    """I5: it meets whoever writes at that moment."""
+
+    @tally.actor(max_retries=0)
+    def count() -> None:
+        count_one()
+        raising = f"do $$ begin raise exception using errcode = '{trouble}'; end $$"
+        current_run().session().execute(text(raising))
+
+    fate = tally.await_state(count.send().message_id, "scheduled", "dead")
+    assert (fate.state, fate.failures, fate.outcomes) == ("scheduled", 0, ["interrupted"])
+    assert counted(tally) == 0
+
+
 def kill_backend(workshop: Workshop) -> None:
     """Ends the server's side of the run's session."""
     (pid,) = current_run().session().execute(text("select pg_backend_pid()")).one()

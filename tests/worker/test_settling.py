@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ import pytest
 from awaiting import await_that
 from broker_side import depth_of, drop_connection
 from prometheus_client import REGISTRY
+from psycopg import sql
 from sqlalchemy import text
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
@@ -81,6 +82,55 @@ def test_outcomes_wait_for_a_database_that_is_away_and_no_run_is_repeated(
     wire.close()
     assert (good.state, good.failures, bad.state, bad.failures) == ("succeeded", 0, "dead", 1)
     assert sorted(ran) == [0, 1]
+
+
+def test_a_database_that_takes_no_writes_is_an_outage_and_costs_neither_a_run_nor_a_child(workshop: Workshop) -> None:
+    """I5: a failover, a disk that is full: what has run is recorded when the database takes it again."""
+    ran: list[str] = []
+
+    @workshop.actor(max_retries=0)
+    def child() -> None:
+        ran.append("child")
+
+    @workshop.actor(max_retries=0)
+    def parent() -> None:
+        child.send()
+        ran.append("parent")
+        read_only.wait(20)
+
+    read_only = threading.Event()
+    message = parent.send()
+    station = workshop.open()
+    connections = count_connections(station.settler)
+    await_that(lambda: ran == ["parent"])
+    set_read_only(workshop, "on")
+    read_only.set()
+    await_that(lambda: len(connections) > 1)  # it was refused, and asks anew
+    assert workshop.fate(message.message_id).state == "running"
+    set_read_only(workshop, "off")
+    fates = workshop.await_all("succeeded", 2)
+    assert {(fate.failures, fate.attempts == []) for fate in fates.values()} == {(0, True)}
+    assert ran == ["parent", "child"]
+
+
+def set_read_only(workshop: Workshop, value: str) -> None:
+    """For who connects from now on: as what a load balancer leads to a standby."""
+    name = sql.Identifier(workshop.db.info.dbname)
+    setting = sql.SQL("alter database {} set default_transaction_read_only = {}").format(name, sql.SQL(value))
+    workshop.db.execute(setting)
+
+
+def count_connections(settler: Settler) -> list[Any]:
+    """Of this settler, from now on: it has a new one each time that it asks again."""
+    made: list[Any] = []
+    connect = settler._connect
+
+    def counted() -> Any:
+        made.append(conn := connect())
+        return conn
+
+    settler._connect = counted
+    return made
 
 
 class Desk:
@@ -258,6 +308,26 @@ def test_a_settler_that_is_told_to_stop_without_its_database_acknowledges_nothin
     assert not settler.stop(timeout=0.2)
     settler._thread.join(5)
     assert settled == []
+
+
+def test_the_settler_survives_what_breaks_after_an_outcome_is_recorded(desk: Desk, database_url: str) -> None:
+    """I5: it is the only one, and each outcome after that would wait for ever."""
+    first, second = desk.claimed(SUCCEEDED), desk.claimed(SUCCEEDED)
+
+    def settled(runs: Sequence[Run]) -> None:
+        desk.settled.extend(runs)
+        if first in runs:
+            raise RuntimeError("nobody can be woken")
+
+    desk.settler = Settler(desk.ledger, lambda: database.connect(database_url, name="settle"), settled=settled)
+    desk.settler.start()
+    desk.settler.put(first)
+    await_that(lambda: desk.settled == [first])
+    desk.settler.put(second)
+    await_that(lambda: desk.states()[second.task_id] == "succeeded")
+    assert desk.settler.alive
+    assert desk.settler.stop(timeout=10)
+    assert not desk.settler.alive
 
 
 def test_what_is_recorded_was_what_the_worker_measured(desk: Desk) -> None:
