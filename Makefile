@@ -2,6 +2,8 @@
 # More words for the program behind a target: make test ARGS="-k relay", make demo ARGS=--once
 
 ARGS ?=
+# Of the tests, each with servers of its own: they wait more than they compute.
+PROCESSES ?= 4
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
@@ -20,7 +22,7 @@ servers: python broker ## PostgreSQL and RabbitMQ alone
 	@exec $(PYTHON) -m deploy.local servers $(ARGS)
 
 test: python broker ## the tests, against a real PostgreSQL and a real RabbitMQ (ARGS go to pytest)
-	@exec $(PYTHON) -m pytest -m "not long" $(ARGS)
+	@exec $(PYTHON) -m pytest -m "not long" --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 chaos: python broker ## minutes of killing things under load
 	@exec $(PYTHON) -m pytest -m "system or long" $(ARGS)

@@ -66,6 +66,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVERS] = Servers()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole systems first: they take longest, and nobody should wait for one that began last."""
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """RabbitMQ takes about five seconds to boot: it does so while the tests that need no broker run."""
     if session.config.option.collectonly:
