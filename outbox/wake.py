@@ -27,7 +27,7 @@ class Waker:
     """One thread, one autocommit connection: however many commits call `wake`, at most one NOTIFY is under way.
 
     The thread lives only while there is something to say; an idle process keeps neither thread nor connection
-    busy. A NOTIFY that fails is dropped: the poll finds the rows.
+    busy. A NOTIFY that fails is said again a second later; until then the poll finds the rows.
     """
 
     def __init__(self, *connect: Any, **options: Any) -> None:
@@ -66,11 +66,12 @@ class Waker:
                 self._connection.execute(NOTIFY)
                 time.sleep(PAUSE)
             except psycopg.Error as error:
-                log.debug("wake-up not sent, the poll will find the rows", error=str(error))
+                log.debug("wake-up not sent, for now the poll finds the rows", error=str(error))
                 if self._connection is not None:
                     self._connection.close()
                 self._connection = None
-                self._wanted.wait(timeout=1)
+                time.sleep(1)
+                self._wanted.set()
         if self._connection is not None:
             self._connection.close()
 
