@@ -158,23 +158,22 @@ def task_of(
 
 def row_of(task: Task) -> str:
     """A task as one JSON object for the ledger's statement; the encoded arguments go in as they are."""
-    plain = json.dumps(
-        {
-            "id": str(task.id),
-            "queue": task.queue,
-            "actor": task.actor,
-            "priority": task.priority,
-            "run_at": task.due_at and task.due_at.isoformat(),
-            "delay": task.wait,
-            "expires_at": task.expires_at and task.expires_at.isoformat(),
-            "lane": task.lane,
-            "lane_limit": task.lane_limit,
-            "lane_holds": task.lane_holds,
-            "unique_key": task.unique_key,
-            "max_attempts": task.max_attempts,
-        }
-    )
-    return f'{plain[:-1]},"args":{task.args},"kwargs":{task.kwargs},"options":{task.options}}}'
+    plain = {
+        "id": str(task.id),
+        "queue": task.queue,
+        "actor": task.actor,
+        "priority": task.priority,
+        "run_at": task.due_at and task.due_at.isoformat(),
+        "delay": task.wait,
+        "expires_at": task.expires_at and task.expires_at.isoformat(),
+        "lane": task.lane,
+        "lane_limit": task.lane_limit,
+        "lane_holds": task.lane_holds,
+        "unique_key": task.unique_key,
+        "max_attempts": task.max_attempts,
+    }
+    said = json.dumps({name: value for name, value in plain.items() if value})  # else its default
+    return f'{said[:-1]},"args":{task.args},"kwargs":{task.kwargs},"options":{task.options}}}'
 
 
 # ---------------------------------------------------------------------- options

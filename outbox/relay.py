@@ -31,6 +31,8 @@ __all__ = ["Relay", "main"]
 
 log = get_logger("outbox.relay")
 
+#: Seconds after which a lane that found something looks again; ever longer while it finds nothing, up to the poll.
+SOON = 0.005
 #: Beyond the time for confirms, after which the database drops a relay that hangs in the middle of a batch.
 STALL = timedelta(seconds=15)
 
@@ -124,6 +126,7 @@ class Lane(threading.Thread):
         self._conn: Conn | None = None
         self._turn = number
         self._let_go_at = 0.0
+        self._pause = SOON
         self._stall = relay.settings.confirm_timeout + STALL
 
     def run(self) -> None:
@@ -135,7 +138,9 @@ class Lane(threading.Thread):
                     continue
                 if self.number and not relay.registry.backlog.wait(0.5):
                     continue
-                if not self.serve():
+                if self.serve():
+                    self._pause = SOON
+                else:
                     self._rest()
             except psycopg.Error as error:
                 log.warning("the database does not answer", lane=self.number, error=str(error).strip())
@@ -226,7 +231,8 @@ class Lane(threading.Thread):
 
     def _rest(self) -> None:
         if self.number == 0:
-            self.relay.wake.wait(self.relay.settings.relay_poll.total_seconds())
+            self.relay.wake.wait(self._pause)
+            self._pause = min(2 * self._pause, self.relay.settings.relay_poll.total_seconds())
         else:
             self.relay.stopping.wait(0.02)
 

@@ -44,7 +44,7 @@ def test_no_instant_of_this_machine_s_clock_is_in_the_row_of_a_delayed_task(outb
     """The API's clock may be wrong by hours: what travels is the length of the wait."""
     with outbox.session() as session:
         task = enqueue(session, a_message(1), delay=timedelta(seconds=90))
-        assert '"run_at": null' in row_of(task)
+        assert '"run_at"' not in row_of(task)
         assert '"delay": 90.0' in row_of(task)
         session.rollback()
 

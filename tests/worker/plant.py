@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 
 import dramatiq
@@ -47,6 +48,28 @@ def hold_and_count(label: str) -> None:
     current_run().session().execute(text("insert into tally values (:label)"), {"label": label})
     _await_permit(label)
     _trace(label, "ended")
+
+
+@dramatiq.actor(max_retries=0)
+def hold_its_process(label: str) -> None:
+    """The same, with a thread beside it that Python waits for before it ends a process."""
+    threading.Thread(target=_await_permit, args=(label,), daemon=False).start()
+    _trace(label, "started")
+    _await_permit(label)
+
+
+@dramatiq.actor(max_retries=0)
+async def hold_the_loop(label: str) -> None:
+    """The same, as a coroutine that never lets another one run."""
+    _trace(label, "started")
+    _await_permit(label)
+
+
+@dramatiq.actor(max_retries=0)
+def end_settling(label: str) -> None:
+    """Its process can record no outcome any more."""
+    _trace(label, "started")
+    broker.station.settler.stop(timeout=0)
 
 
 @dramatiq.actor(max_retries=0)

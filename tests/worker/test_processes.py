@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -85,6 +88,10 @@ class Plant:
 
     def fate(self, id: str) -> Fate:
         return self.workshop.fate(id)
+
+    def log(self, number: int) -> str:
+        """What the worker hired as that number has said."""
+        return (self.logs / f"worker-{number}.log").read_text(errors="replace")
 
     def close(self) -> None:
         for process in self.hired:
@@ -218,12 +225,52 @@ def test_a_worker_that_exceeds_its_grace_leaves_its_task_to_others_at_once(plant
     assert (fate.failures, fate.crashes, fate.suspect) == (0, 0, False)
 
 
+def test_a_worker_that_exceeds_its_grace_ends_although_a_thread_of_its_task_runs_on(plant: Plant) -> None:
+    """Its tasks are somebody else's from then on: nothing of them may go on here."""
+    leaving = plant.hire(threads=1, OUTBOX_SHUTDOWN_GRACE="0.2", OUTBOX_LEASE="30")
+    task = plant.send("hold_its_process", "a")
+    await_that(lambda: plant.labels("started") == ["a"])
+    leaving.terminate()
+    assert leaving.wait(10) == 0
+    fate = plant.workshop.await_state(task, "pending", "published", timeout=timedelta(seconds=5))  # it has left
+    assert (fate.failures, fate.suspect) == (0, False)
+
+
+def test_an_async_actor_that_blocks_its_event_loop_cannot_hold_up_the_end(plant: Plant) -> None:
+    """Dramatiq waits for its loop without an end."""
+    soon = (
+        "from datetime import timedelta; from outbox import cli, worker; worker.LAST = timedelta(seconds=1); cli.main()"
+    )
+    leaving = plant.hire(command=(sys.executable, "-c", soon, "worker", "--threads", "1"), OUTBOX_SHUTDOWN_GRACE="0.2")
+    plant.send("hold_the_loop", "a")
+    await_that(lambda: plant.labels("started") == ["a"])
+    leaving.terminate()
+    assert leaving.wait(15) == 0
+
+
+def test_a_worker_that_can_record_no_outcome_any_more_says_that_it_does_not_live(plant: Plant) -> None:
+    plant.hire(threads=1, OUTBOX_HEALTH_PORT="0")
+    served = await_that(lambda: re.search(r"health is served.*?port=\D*(\d+)", plant.log(0)))
+    livez = f"http://127.0.0.1:{served[1]}/livez"
+    assert status(livez) == 200
+    plant.send("end_settling", "a")
+    await_that(lambda: status(livez) == 503)
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def test_a_second_signal_ends_the_process_now(plant: Plant) -> None:
     worker = plant.hire(threads=1)
     plant.send("hold", "a")
     await_that(lambda: plant.labels("started") == ["a"])
     worker.terminate()
-    await_that(lambda: "worker stops" in (plant.logs / "worker-0.log").read_text())
+    await_that(lambda: "worker stops" in plant.log(0))
     worker.terminate()
     assert worker.wait(3) != 0
 

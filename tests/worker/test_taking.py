@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from queue import SimpleQueue
 from typing import Any
 from uuid import UUID
 
 import pytest
 from awaiting import await_that
 from broker_side import depth_of
+from dramatiq.broker import Consumer
+from dramatiq.errors import ConnectionClosed
 from sqlalchemy.orm import Session
 from workshop import MakeWorkshop, Workshop
 
 import outbox
 from outbox import current_run
+from outbox.ledger import Conn
 
 
 class Gate:
@@ -146,6 +152,79 @@ def test_a_task_goes_only_to_pools_that_consume_its_queue(make_workshop: MakeWor
     workshop.await_state(here, "succeeded")
     workshop.await_state(there, "published")
     assert ran == ["here"]
+
+
+def test_what_is_being_claimed_has_taken_its_room_and_nobody_is_alone_beside_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I6: two consumers that claim at the same time would else take the same room, and a suspect start beside them."""
+    ran: list[int] = []
+    workshop.actor(actor_name="note")(ran.append)
+    workshop.broker.declare_queue("other")
+    station = workshop.open(threads=1)
+    claim, other = station.ledger.claim, station._consumers["other"]
+    seen: list[tuple[int, bool]] = []
+
+    def looking(conn: Conn, asked: Any, **options: Any) -> Any:
+        if not seen:
+            seen.append((len(asked) + station.room(), station.ask_to_be_alone(other)))
+            station.no_longer_alone(other)
+        return claim(conn, asked, **options)
+
+    monkeypatch.setattr(station.ledger, "claim", looking)
+    for n in range(10):
+        send(workshop, n)
+    await_that(lambda: len(ran) == 10)
+    assert seen == [(3, False)]  # one for the thread, two ahead
+    await_that(lambda: station.ask_to_be_alone(other))
+
+
+def test_what_is_being_claimed_when_its_worker_is_stopped_goes_to_others_while_a_task_runs_on(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop, gate = make_workshop(lease=timedelta(seconds=60)), Gate()
+    workshop.actor(actor_name="note")(gate)
+    station = workshop.open(threads=1)
+    monkeypatch.setattr(station, "_note_whether_blocked", lambda: None)  # however slow this machine is
+    running = send(workshop, "long")
+    await_that(lambda: gate.started)
+    claim, claimed, stopped = station.ledger.claim, threading.Event(), threading.Event()
+
+    def slow(conn: Conn, asked: Any, **options: Any) -> Any:
+        found = claim(conn, asked, **options)
+        claimed.set()
+        stopped.wait(20)
+        return found
+
+    monkeypatch.setattr(station.ledger, "claim", slow)
+    late = send(workshop, "late")
+    assert claimed.wait(20)
+    station.drain()
+    stopped.set()
+    workshop.await_state(late, "pending", "published", timeout=timedelta(seconds=8))
+    assert (gate.started, gate.ended) == (["long"], [])
+    gate.let()
+    workshop.await_state(running, "succeeded")
+
+
+def test_what_was_given_back_is_forgotten_although_no_thread_comes_to_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind more urgent tasks it would lie in Dramatiq's queue for as long as these last, and more of it every time."""
+    monkeypatch.setattr("outbox.station.PATIENCE", 0.2)
+    gate = Gate()
+    workshop.actor(actor_name="note")(gate)
+    station = workshop.open(threads=1)
+    assert workshop.worker is not None
+    waiting = workshop.worker.work_queue
+    for n in range(6):
+        send(workshop, n)
+    await_that(waiting.qsize)
+    await_that(lambda: station._blocked)  # from now on nothing is claimed ahead
+    await_that(lambda: held(workshop) == 0 and not waiting.qsize())
+    assert len(gate.started) == waiting.unfinished_tasks == 1
+    gate.let()
+    workshop.await_all("succeeded", 6)
 
 
 class TestSuspects:
@@ -327,3 +406,54 @@ def test_a_stopped_worker_leaves_no_thread_behind(workshop: Workshop) -> None:
     workshop.stop_working()
     left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive()}
     await_that(lambda: not {thread for thread in left if thread.is_alive() and "wake" not in thread.name})
+
+
+@pytest.mark.timeout(30)
+def test_a_consumer_that_is_closed_by_another_thread_is_left_by_its_own_first(workshop: Workshop) -> None:
+    """pika's connections take one thread at a time: two at once broke them with whatever error came first."""
+    workshop.broker.declare_queue("default")
+    workshop.broker.declare_queue("spare")
+    workshop.work(queues={"default"})
+    made: SimpleQueue[Consumer] = SimpleQueue()
+    ended: list[BaseException] = []
+
+    def consume() -> None:
+        consumer = workshop.broker.consume("spare", timeout=5000)
+        made.put(consumer)
+        try:
+            while True:
+                next(consumer)
+        except BaseException as error:
+            ended.append(error)
+
+    def close_while_it_waits() -> None:
+        thread = threading.Thread(target=consume, daemon=True)
+        thread.start()
+        consumer = made.get(timeout=20)
+        await_that(lambda: "process_data_events" in where_is(thread))
+        consumer.close()
+        thread.join(20)
+
+    for _ in range(5):
+        close_while_it_waits()
+    assert [type(error) for error in ended] == [ConnectionClosed] * 5
+
+
+def where_is(thread: threading.Thread) -> list[str]:
+    """The functions that it is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [summary.name for summary in traceback.extract_stack(frame)] if frame else []
+
+
+@pytest.mark.parametrize("name", ["settler", "lease", "station"])
+def test_a_station_is_alive_only_with_all_its_threads(workshop: Workshop, name: str) -> None:
+    workshop.broker.declare_queue("default")
+    station = workshop.work()
+    assert station.alive
+    ends = {
+        "settler": lambda: station.settler.stop(timeout=10),
+        "lease": station.lease.stop,
+        "station": station._leave.set,
+    }
+    ends[name]()
+    await_that(lambda: not station.alive)
