@@ -127,7 +127,7 @@ def _speak(server: RawServer, connection: socket.socket, stop: threading.Event) 
             command = line.decode().strip()
             server.commands.append(command)
             verb = command.split(":")[0].split()[0].upper()
-            default = {"DATA": "354 go on", "QUIT": "221 bye", "EHLO": "250-here\r\n250 SIZE 1000000"}.get(
+            default = {"DATA": "354 go on", "QUIT": "221 bye", "EHLO": "250-here\r\n250 SIZE 40000000"}.get(
                 verb, "250 ok"
             )
             if not _reply(server, connection, verb, default, stop) or verb == "QUIT":

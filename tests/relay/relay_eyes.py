@@ -93,11 +93,12 @@ class Queues:
     def reject(self, queue: str = "mail") -> int:
         """A consumer that rejects all that is ready, for good. How many it rejected."""
         with self.channel() as channel:
-            count = 0
+            tags = []
             while (taken := channel.basic_get(self.name(queue)))[0] is not None:
-                channel.basic_reject(taken[0].delivery_tag, requeue=False)
-                count += 1
-            return count
+                tags.append(taken[0].delivery_tag)
+            for tag in tags:  # only now: the relay soon publishes again what was rejected
+                channel.basic_reject(tag, requeue=False)
+            return len(tags)
 
     def put(self, body: bytes, queue: str = "mail") -> None:
         """A message of another producer."""
