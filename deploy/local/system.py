@@ -50,12 +50,13 @@ class Ports:
 
     @classmethod
     def choose(cls, place: Place) -> Ports:
-        """Those of the last time while they are free; the API prefers 8000."""
+        """Those of the last time while they are free; the first time the API prefers 8000."""
         names = [*(program.name for program in PROGRAMS), "smtp"]
         file = place.directory / "ports.json"
         ports = dict(zip(names, free_ports(len(names)), strict=True))
-        ports |= {name: port for name, port in (remembered(file) or {}).items() if name in ports and is_free(port)}
-        if is_free(8000):
+        before = remembered(file) or {}
+        ports |= {name: port for name, port in before.items() if name in ports and is_free(port)}
+        if "api" not in before and is_free(8000):
             ports["api"] = 8000
         remember(file, ports)
         return cls({name: port for name, port in ports.items() if name != "smtp"}, ports["smtp"])
