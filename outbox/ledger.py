@@ -31,9 +31,9 @@ __all__ = ["Claimed", "Conn", "Due", "Failure", "Finished", "Ledger", "Verdict",
 
 
 class Due(NamedTuple):
-    """A row claimed for publishing: its message body is fixed by the row alone."""
+    """A row claimed for publishing: its message body is fixed by the row alone. The id stays the text that it came as."""
 
-    id: UUID
+    id: str
     queue: str
     body: bytes
 
@@ -142,15 +142,15 @@ class Ledger:
         }
         return list(map(Due._make, conn.execute(self._of(CLAIM_DUE), wanted, binary=True).fetchall()))
 
-    def mark_published(self, conn: Conn, ids: Sequence[UUID], *, epochs: Mapping[str, int]) -> int:
+    def mark_published(self, conn: Conn, ids: Iterable[UUID | str], *, epochs: Mapping[str, int]) -> int:
         """Rows that are still pending become published, each in its queue's epoch. For confirmed rows only (I4).
 
         Where the queue was paused meanwhile they stay pending, and what was published goes stale.
         """
-        wanted = {"ids": _array(id.hex for id in ids), "queues": list(epochs), "epochs": list(epochs.values())}
+        wanted = {"ids": _array(ids), "queues": list(epochs), "epochs": list(epochs.values())}
         return conn.execute(self._of(MARK_PUBLISHED), wanted).rowcount
 
-    def push_back(self, conn: Conn, refused: Sequence[tuple[UUID, str]]) -> None:
+    def push_back(self, conn: Conn, refused: Sequence[tuple[UUID | str, str]]) -> None:
         """Rows that the broker refused wait, ever longer, with the reason: no attempt, and nobody is held up."""
         self._run(conn, PUSH_BACK, ids=[i for i, _ in refused], reasons=[cleaned(reason) for _, reason in refused])
 
@@ -584,7 +584,7 @@ select name, epoch, paused from new
 """
 
 CLAIM_DUE = """
-select t.id, t.queue, convert_to(
+select t.id::text, t.queue, convert_to(
     '{"queue_name":' || to_json(t.queue) || ',"actor_name":' || to_json(t.actor)
     || ',"args":' || t.args || ',"kwargs":' || t.kwargs
     || ',"options":' || case

@@ -15,7 +15,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import pika
 from pika import frame, spec
@@ -34,8 +33,8 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2, content_type="application/jso
 class Report(NamedTuple):
     """What the broker said about a batch. `silent` rows stay due: nothing is known of them."""
 
-    confirmed: list[UUID]
-    refused: list[UUID]
+    confirmed: list[str]
+    refused: list[str]
     returned: list[str]
     silent: int
 

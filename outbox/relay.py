@@ -200,7 +200,7 @@ class Lane(threading.Thread):
                 self._publish_one_by_one(conn, rows, epochs)
                 return
             report, why = Report([], [rows[0].id], [], 0), f"the broker closed the channel: {error}"
-            log.error("the broker refuses this task's message", task_id=str(rows[0].id), reason=str(error))
+            log.error("the broker refuses this task's message", task_id=rows[0].id, reason=str(error))
         CONFIRM_SECONDS.observe(time.perf_counter() - began)
         if report.confirmed:
             relay.ledger.mark_published(conn, report.confirmed, epochs=epochs)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
+import pika
 import pytest
 from awaiting import await_that
-from broker_side import admin, depth_of
+from broker_side import admin, depth_of, shut
 from sides import MakeStock, publish_by_way_of
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
@@ -110,6 +112,23 @@ def test_a_queue_deleted_while_publishing_is_made_again_and_costs_no_task(worksh
     assert fates[next(id for id in fates if str(id) == first.message_id)].losses == 1
 
 
+def await_blocked(url: str) -> None:
+    """Until the broker tells publishers of its alarm: every connection that is opened from now on is blocked."""
+    blocked: list[Any] = []
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    connection.add_on_connection_blocked_callback(lambda *event: blocked.append(event))
+    channel = connection.channel()
+
+    def is_blocked() -> bool:
+        if not blocked:
+            channel.basic_publish("", "no such queue", b"")
+            connection.process_data_events(0)
+        return bool(blocked)
+
+    await_that(is_blocked)
+    shut(connection)  # a blocked one would not be heard closing
+
+
 class TestMemoryAlarm:
     """The broker blocks publishers: `connection.blocked`."""
 
@@ -117,6 +136,7 @@ class TestMemoryAlarm:
     def alarm(self, own_rabbitmq: RabbitMQ) -> Iterator[threading.Event]:
         """An alarm that `set()` of the event ends."""
         own_rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1")
+        await_blocked(own_rabbitmq.url)
         over = threading.Event()
 
         def end_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID
 
 import pytest
 from awaiting import await_that
@@ -24,7 +25,7 @@ def claimable(outbox: Outbox) -> list[int]:
     with outbox.conn.transaction(force_rollback=True):
         due = outbox.ledger.claim_due(outbox.conn, room={"mail": 100}, batch=100)
     numbers = {row["id"]: row["args"][0] for row in outbox.all()}
-    return [numbers[row.id] for row in due]
+    return [numbers[UUID(row.id)] for row in due]
 
 
 def test_a_delay_counts_from_the_flush_by_the_database_s_clock(outbox: Outbox) -> None:

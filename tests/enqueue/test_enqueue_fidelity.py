@@ -29,7 +29,7 @@ def bodies(outbox: Outbox, queue: str = "mail") -> dict[UUID, bytes]:
     """The bodies that a relay would publish now; nothing is published."""
     with outbox.conn.transaction(force_rollback=True):
         due: list[Due] = outbox.ledger.claim_due(outbox.conn, room={queue: 1000}, batch=1000)
-    return {row.id: row.body for row in due}
+    return {UUID(row.id): row.body for row in due}
 
 
 def the_body(outbox: Outbox) -> bytes:

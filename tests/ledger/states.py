@@ -19,7 +19,7 @@ def publish(outbox: Outbox) -> list[UUID]:
         due = outbox.ledger.claim_due(outbox.conn, room=dict.fromkeys(queues, 1000), batch=1000)
         ids = [each.id for each in due]
         outbox.ledger.mark_published(outbox.conn, ids, epochs={name: epoch for name, (epoch, _) in queues.items()})
-    return ids
+    return [UUID(id) for id in ids]
 
 
 def cancel(outbox: Outbox, id: UUID, reason: str = "changed my mind") -> str | None:

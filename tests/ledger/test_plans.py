@@ -251,7 +251,7 @@ def _pages(outbox: Outbox) -> Pages:
     conn.execute("vacuum analyze outbox.task")
     found = {"claim due": touched(conn, ledger.CLAIM_DUE, batch), "register": touched(conn, ledger.REGISTER_QUEUES, {})}
     with conn.transaction(force_rollback=True):
-        ids = [due.id for due in outbox.ledger.claim_due(conn, room={"mail": 100}, batch=100)]
+        ids = [UUID(due.id) for due in outbox.ledger.claim_due(conn, room={"mail": 100}, batch=100)]
         marks = {"ids": ids, "queues": ["mail"], "epochs": [0]}
         found["mark published"] = touched(conn, ledger.MARK_PUBLISHED, marks)
         fences = [conn.execute("select fence from outbox.task where id = %s", [id]).fetchall()[0][0] for id in ids]
