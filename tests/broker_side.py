@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,13 @@ def drop_connection(consumer: Any) -> None:
 
 def shut(connection: Any) -> None:
     connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
+
+
+def reset(connection: Any) -> None:
+    """RST instead of FIN: what the other side has not read yet is gone."""
+    sock = connection._impl._transport._sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 def cancel(connection: Any, channel: Any) -> None:

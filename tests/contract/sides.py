@@ -76,10 +76,10 @@ class Stock:
     def catch_up(self) -> None:
         catch_up(self._consumer().connection)
 
-    def abandon(self) -> None:
+    def abandon(self, end: Callable[[Any], None] = shut) -> None:
         """The producer's process dies: its connections end without a word of it."""
         for connection in self.broker.connections:
-            shut(connection)
+            end(connection)
         self.broker.channels.clear()
         self.broker.connections.clear()
 

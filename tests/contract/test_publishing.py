@@ -10,7 +10,7 @@ from typing import Any
 import pika
 import pytest
 from awaiting import await_that
-from broker_side import admin, depth_of, shut
+from broker_side import admin, depth_of, reset, shut
 from sides import MakeStock, publish_by_way_of
 from wire import Wire
 from workshop import MakeWorkshop, Workshop
@@ -155,7 +155,7 @@ class TestMemoryAlarm:
         returned: list[str] = []
 
         @careless.actor(actor_name="careless")
-        def _careless(n: int) -> None: ...
+        def _careless(body: str) -> None: ...
 
         @careful.actor(actor_name="careful")
         def _careful(n: int) -> None: ...
@@ -164,8 +164,8 @@ class TestMemoryAlarm:
             _careful.send(1)
             returned.append("careful")
 
-        _careless.send(1)
-        careless.abandon()
+        _careless.send("x" * 1_000_000)  # more than a broker that stopped reading has read already
+        careless.abandon(reset)
         sending = threading.Thread(target=send, daemon=True)
         sending.start()
         sending.join(1)
