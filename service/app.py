@@ -29,6 +29,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="A 2xx means: committed, and it will be carried out.",
         docs_url=None,  # FastAPI's page loads from a third party
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made of what the caller says the host is
         lifespan=_lifespan,
         generate_unique_id_function=openapi.operation_id,
     )

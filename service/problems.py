@@ -45,10 +45,14 @@ KINDS = {
     "method-not-allowed": Kind(405, "The method is not known here", "The header `Allow` names those that are."),
     "conflict": Kind(409, "It conflicts with what exists", "The detail says with what. Nothing was changed."),
     "in-flight": Kind(409, "The same request is under way", "Wait, then send it again with the same Idempotency-Key."),
+    "precondition-failed": Kind(
+        412, "It has changed meanwhile", "Read it again, and send the change with the `ETag` that you then get."
+    ),
     "too-large": Kind(413, "The body is too large", "The detail names the limit."),
     "not-json": Kind(415, "The body is not JSON", "Send `Content-Type: application/json`, UTF-8, not compressed."),
     "invalid": Kind(422, "The content is not valid", "`errors` points to each member that is wrong, and says why."),
     "key-reused": Kind(422, "The Idempotency-Key was used before", "Use a new key for every new request."),
+    "too-many": Kind(429, "Too many requests", "Wait for `Retry-After` seconds, then send the same request again."),
     "internal": Kind(500, "Something broke here", "Nothing was promised. Repeat with the same Idempotency-Key."),
     "unavailable": Kind(
         503, "The database cannot be reached", "Repeat after `Retry-After`, with the same Idempotency-Key."

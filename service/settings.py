@@ -54,6 +54,24 @@ class Settings(BaseSettings):
         validation_alias="API_THREADS",
         description="requests answered at once, each with one database connection",
     )
+    rate: int = Field(
+        default=200, ge=0, validation_alias="API_RATE", description="requests a second of one API key; 0: no limit"
+    )
+    burst: int = Field(
+        default=2000, ge=1, validation_alias="API_BURST", description="requests of one API key at once, beyond the rate"
+    )
+    refusals: int = Field(
+        default=20,
+        ge=0,
+        validation_alias="API_REFUSALS",
+        description="requests a second of one address with keys that are not valid; 0: no limit",
+    )
+    streams: int = Field(
+        default=100,
+        ge=1,
+        validation_alias="API_STREAMS",
+        description="streams of tasks' progress that are open at once",
+    )
     shutdown_grace: Duration = Field(
         default=timedelta(seconds=30),
         validation_alias="API_SHUTDOWN_GRACE",
