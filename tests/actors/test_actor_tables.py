@@ -50,11 +50,11 @@ def test_the_migrated_tables_are_those_of_the_models(database_url: str) -> None:
 
 
 def test_the_migration_can_be_taken_back_and_made_again(empty_database_url: str) -> None:
-    alembic(empty_database_url, "upgrade", "app_0001")
+    alembic(empty_database_url, "upgrade", "app@head")
     alembic(empty_database_url, "downgrade", "app@base")
     with connected(empty_database_url) as connection:
         assert inspect(connection).get_table_names(schema="app") == []
-    alembic(empty_database_url, "upgrade", "app_0001")
+    alembic(empty_database_url, "upgrade", "app@head")
     with connected(empty_database_url) as connection:
         assert set(inspect(connection).get_table_names(schema="app")) >= {t.name for t in tables.metadata.sorted_tables}
 
