@@ -246,8 +246,8 @@ def _aware(name: str, option: str, value: datetime | None) -> datetime | None:
         return None
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ArgumentError(f"{name}: {option} must be a datetime with a time zone, such as datetime.now(UTC).")
-    if value.year >= 9000:
-        raise ArgumentError(f"{name}: {option} lies too far in the future.")
+    if not 1970 <= value.year < 9000:  # with an offset, one of the year 1 would become an instant that nobody can read
+        raise ArgumentError(f"{name}: {option} must lie between the years 1970 and 9000.")
     return value
 
 

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from outbox import enqueue
 from outbox.enqueue import row_of
+from outbox.errors import ArgumentError
 
 
 def clock(outbox: Outbox) -> datetime:
@@ -51,12 +52,37 @@ def test_no_instant_of_this_machine_s_clock_is_in_the_row_of_a_delayed_task(outb
 
 
 @pytest.mark.parametrize(
-    "run_at", [datetime(1, 1, 1, tzinfo=UTC), datetime(2001, 2, 3, tzinfo=timezone(-timedelta(hours=11)))]
+    "run_at", [datetime(1970, 1, 1, tzinfo=UTC), datetime(2001, 2, 3, tzinfo=timezone(-timedelta(hours=11)))]
 )
 def test_what_is_due_already_is_pending_at_once(outbox: Outbox, run_at: datetime) -> None:
     id = outbox.add(1, run_at=run_at)
     assert (outbox.state(id), outbox.row(id)["due_at"]) == ("pending", run_at)
     assert outbox.state(outbox.add(2, delay=timedelta(0))) == "pending"
+
+
+@pytest.mark.parametrize("option", ["run_at", "expires_at"])
+@pytest.mark.parametrize(
+    "instant",
+    [
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, tzinfo=UTC),
+        datetime(9000, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, tzinfo=timezone(-timedelta(hours=14))),
+    ],
+)
+def test_an_instant_that_no_clock_shows_is_refused(outbox: Outbox, option: str, instant: datetime) -> None:
+    """The first of them, as UTC, lies before the year 1: PostgreSQL keeps it, and nobody could read it again."""
+    with outbox.session() as session, pytest.raises(ArgumentError, match=f"{option} must lie between the years 1970"):
+        enqueue(session, a_message(1), **{option: instant})  # type: ignore[arg-type]
+    assert outbox.ids() == []
+
+
+def test_an_eta_of_dramatiq_before_1970_is_refused(outbox: Outbox) -> None:
+    message = a_message(1)
+    message.options["eta"] = -1
+    with outbox.session() as session, pytest.raises(ArgumentError, match="1970"):
+        enqueue(session, message)
 
 
 def test_a_task_is_not_due_a_moment_before_its_time_and_is_right_after_it(outbox: Outbox) -> None:
