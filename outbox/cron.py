@@ -280,7 +280,7 @@ def run_now(conn: Conn, ledger: Ledger, name: str, *, who: str) -> UUID:
     """
     state = _known(conn, ledger, name)
     if state.retired:
-        raise WrongState(f"Schedule {name} is retired: no scheduler declares it any more.")
+        raise WrongState(f"Schedule {name}", "is retired: no scheduler declares it any more.")
     task = _task(state, state.now)
     _ask(conn, ledger, FIRE_BY_HAND, name=name, at=state.now, task=task.id)
     _enqueue(conn, ledger, [task])
@@ -303,7 +303,7 @@ def resume(conn: Conn, ledger: Ledger, name: str, *, who: str) -> None:
     """
     if not _ask(conn, ledger, RESUME, name=name):
         _known(conn, ledger, name)
-        raise WrongState(f"Schedule {name} is not paused.")
+        raise WrongState(f"Schedule {name}", "is not paused.")
     ledger.audit(conn, who=who, action="resume schedule", subject=f"schedule/{name}")
 
 

@@ -47,7 +47,14 @@ class TaskNotFound(OutboxError, LookupError):
 
 
 class WrongState(OutboxError):
-    """The task's state does not allow this; the message names the state and what is allowed."""
+    """The state of a task, queue or schedule does not allow this. `why` names the state and what is allowed.
+
+    The message is `subject` and `why`; where the subject is the caller's own word, `why` can be told alone.
+    """
+
+    def __init__(self, subject: str, why: str) -> None:
+        super().__init__(f"{subject} {why}")
+        self.why = why
 
 
 class Permanent(OutboxError):

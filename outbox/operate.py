@@ -27,7 +27,7 @@ def retry(conn: Conn, ledger: Ledger, id: UUID, *, who: str) -> None:
     Raises TaskNotFound or WrongState; then nothing changed.
     """
     if not ledger.retry(conn, id):
-        raise WrongState(_why_no_retry(_look(conn, ledger, id)))
+        raise _no_retry(_look(conn, ledger, id))
     ledger.audit(conn, who=who, action="retry", subject=str(id))
 
 
@@ -41,7 +41,7 @@ def cancel(
     outcome = ledger.cancel(conn, id, reason=reason or f"cancelled by {who}")
     if outcome is None:
         state = _look(conn, ledger, id).state
-        raise WrongState(f"Task {id} is {state}: only an unfinished task can be cancelled.")
+        raise WrongState(f"Task {id}", f"is {state}: only an unfinished task can be cancelled.")
     ledger.audit(conn, who=who, action="cancel", subject=str(id), outcome=outcome, reason=reason)
     return "cancelled" if outcome == "cancelled" else "requested"
 
@@ -62,7 +62,7 @@ def reschedule(
     _check_time(run_at, delay)
     due = ledger.reschedule(conn, id, run_at=run_at, delay=delay)
     if due is None:
-        raise WrongState(_why_no_reschedule(_look(conn, ledger, id)))
+        raise _no_reschedule(_look(conn, ledger, id))
     ledger.audit(conn, who=who, action="reschedule", subject=str(id), due_at=due)
     return due
 
@@ -85,7 +85,7 @@ def resume_queue(conn: Conn, ledger: Ledger, name: str, *, who: str) -> None:
     if not ledger.resume_queue(conn, name):
         known = [queue.name for queue in Reader(ledger.schema).queues(conn)]
         if name in known:
-            raise WrongState(f"Queue {name} is not paused.")
+            raise WrongState(f"Queue {name}", "is not paused.")
         raise QueueNotFound(f"No queue is named {name!r}; known: {', '.join(known) or 'none'}.")
     ledger.audit(conn, who=who, action="resume queue", subject=f"queue/{name}")
 
@@ -97,22 +97,26 @@ def _look(conn: Conn, ledger: Ledger, id: UUID) -> TaskView:
     return task
 
 
-def _why_no_retry(task: TaskView) -> str:
+def _no_retry(task: TaskView) -> WrongState:
     if task.state == "succeeded":
-        return f"Task {task.id} is succeeded: only a dead, cancelled, scheduled or retrying task can be retried."
-    return f"Task {task.id} is {task.state}: it will run without a retry."
+        why = "is succeeded: only a dead, cancelled, scheduled or retrying task can be retried."
+    else:
+        why = f"is {task.state}: it will run without a retry."
+    return WrongState(f"Task {task.id}", why)
 
 
-def _why_no_reschedule(task: TaskView) -> str:
+def _no_reschedule(task: TaskView) -> WrongState:
     if task.finished_at is None:
-        return f"Task {task.id} has been claimed by a worker: it can be cancelled, not moved."
-    return f"Task {task.id} is {task.state}: only a task that has not started can be moved. Retry it instead."
+        why = "has been claimed by a worker: it can be cancelled, not moved."
+    else:
+        why = f"is {task.state}: only a task that has not started can be moved. Retry it instead."
+    return WrongState(f"Task {task.id}", why)
 
 
 def _check_time(run_at: datetime | None, delay: timedelta | None) -> None:
     if (run_at is None) == (delay is None):
         raise ArgumentError("reschedule needs run_at or delay, and not both.")
-    if run_at is not None and (run_at.tzinfo is None or run_at.year >= 9000):
-        raise ArgumentError("run_at must be a datetime with a time zone, before the year 9000.")
+    if run_at is not None and (run_at.tzinfo is None or not 1970 <= run_at.year < 9000):
+        raise ArgumentError("run_at must be a datetime with a time zone, between the years 1970 and 9000.")
     if delay is not None and not timedelta(0) <= delay <= timedelta(days=36500):
         raise ArgumentError("delay must lie between zero and a hundred years.")

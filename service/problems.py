@@ -133,7 +133,8 @@ async def _answer_of_unknown_task(request: Request, _error: Exception) -> JSONRe
 
 
 async def _answer_of_wrong_state(request: Request, error: Exception) -> JSONResponse:
-    return _respond(request, Problem("conflict", str(error)))
+    assert isinstance(error, WrongState)
+    return _respond(request, Problem("conflict", f"The task {error.why}"))
 
 
 async def _answer_of_refusal(request: Request, error: Exception) -> JSONResponse:
