@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TaskNotFound,
         WrongState,
     )
+    from outbox.lanes import free_lane, hold_lane
     from outbox.models import Task, metadata
     from outbox.run import Run, current_run
     from outbox.settings import Settings
@@ -50,12 +51,14 @@ __all__ = [
     "WrongState",
     "current_run",
     "enqueue",
+    "free_lane",
+    "hold_lane",
     "metadata",
 ]
 
 _HOMES = {
     "OutboxBroker": "broker", "enqueue": "enqueue", "Task": "models", "metadata": "models", "Run": "run",
-    "current_run": "run", "Settings": "settings",
+    "current_run": "run", "Settings": "settings", "hold_lane": "lanes", "free_lane": "lanes",
 }  # fmt: skip
 
 

@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 
     AnySession = Session | AsyncSession | scoped_session[Session] | async_scoped_session[AsyncSession]
 
-__all__ = ["Captures", "Enqueues", "capture", "enqueue", "forget_dropped", "row_of", "task_of", "uncommitted", "use"]
+__all__ = [
+    "Captures",
+    "Enqueues",
+    "capture",
+    "enqueue",
+    "forget_dropped",
+    "ledger_of",
+    "row_of",
+    "task_of",
+    "uncommitted",
+    "use",
+]
 
 log = get_logger("outbox.enqueue")
 
@@ -302,6 +313,11 @@ _captures: Captures | None = None
 
 def _outbox_of(session: Session) -> Enqueues:
     return _captures or cast(Enqueues, session.info.get("outbox", _default))
+
+
+def ledger_of(session: Session) -> Ledger:
+    """The ledger that this session's tasks go to."""
+    return _outbox_of(session).ledger
 
 
 def capture(captures: Captures | None) -> Captures | None:

@@ -183,6 +183,16 @@ class Ledger:
         page = self._run(conn, WAITING_LANES, after=after, limit=LANES)
         return self.grant(conn, [lane for lane, free in page if free]), page[-1][0] if len(page) == LANES else ""
 
+    def hold_lane(
+        self, conn: Conn, lane: str, *, until: datetime | None, wait: timedelta | None, places: int | None
+    ) -> None:
+        """Nothing that waits in this lane is let go until then, and afterwards at most `places` are under way at once."""
+        self._run(conn, HOLD_LANE, lane=lane, until=until, wait=wait, places=places)
+
+    def free_lane(self, conn: Conn, lane: str) -> bool:
+        """The lane has its tasks' own limit again. Whether it was held."""
+        return conn.execute(self._of(FREE_LANE), {"lane": lane}).rowcount > 0
+
     def expire(self, conn: Conn, *, limit: int = 1000) -> list[str]:
         """Unstarted tasks past their `expires_at` end cancelled. Answers the lanes to grant."""
         rows = self._run(conn, EXPIRE, limit=limit)
@@ -655,8 +665,10 @@ where t.id = any(array(
     select next.id
     from unnest(%(lanes)s::text[], %(places)s::int[]) as l(lane, places)
     cross join lateral (
-        select coalesce(w.lane_limit, 1) as room, w.position as first
+        select case when h.held_until > clock_timestamp() then 0 else least(coalesce(w.lane_limit, 1), h.places) end as room,
+            w.position as first
         from outbox.task w
+        left join outbox.lane h on h.name = w.lane
         where w.lane = l.lane and w.state = 'waiting'
         order by w.position
         limit 1
@@ -694,8 +706,9 @@ with recursive lanes as (
 select l.lane, head.room > now.taken and not exists (select from outbox.dead d where d.lane = l.lane and d.lane_holds)
 from (select lane from lanes where lane is not null limit %(limit)s) l
 cross join lateral (
-    select coalesce(w.lane_limit, 1) as room
+    select case when h.held_until > clock_timestamp() then 0 else least(coalesce(w.lane_limit, 1), h.places) end as room
     from outbox.task w
+    left join outbox.lane h on h.name = w.lane
     where w.lane = l.lane and w.state = 'waiting'
     order by w.position
     limit 1
@@ -710,6 +723,14 @@ cross join lateral (
 ) now
 order by l.lane
 """
+
+HOLD_LANE = """
+insert into outbox.lane (name, held_until, places)
+values (%(lane)s, coalesce(%(until)s, clock_timestamp() + %(wait)s), %(places)s)
+on conflict (name) do update set held_until = excluded.held_until, places = excluded.places
+"""
+
+FREE_LANE = "delete from outbox.lane where name = %(lane)s"
 
 EXPIRE = """
 with gone as (

@@ -30,7 +30,20 @@ from sqlalchemy import Column as C
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-__all__ = ["STATES", "Base", "Task", "audit", "dead", "fire", "history", "metadata", "queue", "schedule", "worker"]
+__all__ = [
+    "STATES",
+    "Base",
+    "Task",
+    "audit",
+    "dead",
+    "fire",
+    "history",
+    "lane",
+    "metadata",
+    "queue",
+    "schedule",
+    "worker",
+]
 
 #: The states of an unfinished task, as stored. `retrying` is a `scheduled` one that has failed before.
 STATES = ("scheduled", "waiting", "pending", "published", "running")
@@ -186,6 +199,16 @@ queue = Table(
     C("paused_by", Text),
     C("paused_at", Instant),
     C("created_at", Instant, nullable=False, server_default=text("clock_timestamp()")),
+)
+
+#: One row a lane that is held: nothing of it starts before `held_until`, and then at most `places` at once.
+lane = Table(
+    "lane",
+    metadata,
+    C("name", Text, primary_key=True),
+    C("held_until", Instant, nullable=False),
+    C("places", Integer),
+    CheckConstraint("places > 0", name="lane_places"),
 )
 
 #: One row a living process. `beat` is a counter: who watches it stand still for a lease calls it dead (I10).

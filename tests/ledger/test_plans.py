@@ -102,6 +102,8 @@ NOT_HOT = {
     "BEGIN_EPOCH": "one row of the queues, by its key",
     "PAUSE_QUEUE": "one row of the queues, by its key",
     "RESUME_QUEUE": "one row of the queues, by its key",
+    "HOLD_LANE": "one row of the lanes that are held, by its key",
+    "FREE_LANE": "one row of the lanes that are held, by its key",
     "IS_FINISHED": "for a foreign message alone; by the id in every partition",
     "JOIN": "inserts one row",
     "AUDIT": "inserts one row",
