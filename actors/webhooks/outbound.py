@@ -7,20 +7,20 @@ from typing import NamedTuple
 from uuid import UUID
 
 import dramatiq
-from sqlalchemy import ARRAY, Text, cast, func, select, update
+from sqlalchemy import ARRAY, Text, cast, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from actors import outside
 from actors.database import transaction
 from actors.tables import Delivery, Endpoint, Payload
-from actors.text import storable
 from actors.webhooks import endpoints
 from actors.webhooks.address import parse
-from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.event_types import check_name, matching_patterns
 from actors.webhooks.guard import AddressRefused
-from actors.webhooks.outcomes import Delivered, Gone, Outcome, Refused, Retry, judge
+from actors.webhooks.lanes import lane_of
+from actors.webhooks.outcomes import Delivered, Gone, Refused, Retry, judge
+from actors.webhooks.record import record
 from actors.webhooks.signing import sign
 from outbox import Permanent, Snooze, Task, current_run, enqueue
 
@@ -36,7 +36,8 @@ class DeliveryFailed(Exception):
 def fan_out(session: Session, *, event_id: UUID, event_type: str, content: bytes, occurred_at: datetime) -> list[Task]:
     """One delivery to each enabled endpoint that subscribed to the event's type, in the session's transaction.
 
-    `content` is the event's JSON; it goes out as it is, inside `{"type", "timestamp", "data"}`.
+    `content` is the event's JSON; it goes out as it is, inside `{"type", "timestamp", "data"}`. The body is kept even if
+    nobody gets it now: an endpoint that comes later, or was disabled, can ask for it.
     """
     check_name(event_type)
     subscribed = (
@@ -48,11 +49,10 @@ def fan_out(session: Session, *, event_id: UUID, event_type: str, content: bytes
     )
     with session.no_autoflush:
         found = session.scalars(subscribed).all()
-    if not found:
-        return []
     payload = Payload(
         event_id=event_id, event_type=event_type, body=body_of(event_type, content, occurred_at=occurred_at)
     )
+    session.add(payload)
     return _deliver(session, payload, found)
 
 
@@ -77,7 +77,8 @@ def _deliver(session: Session, payload: Payload, to: Iterable[Endpoint]) -> list
     for endpoint in to:
         delivery = Delivery(id=uuid7(), endpoint=endpoint, payload=payload, event_type=payload.event_type)
         session.add(delivery)
-        tasks.append(enqueue(session, deliver_webhook.message(str(delivery.id)), task_id=delivery.id))
+        message = deliver_webhook.message(str(delivery.id))
+        tasks.append(enqueue(session, message, task_id=delivery.id, **lane_of(endpoint)))
     return tasks
 
 
@@ -99,12 +100,12 @@ def deliver_webhook(delivery_id: str) -> None:
     answer = outside.courier().post(url, headers={**letter.headers, **signature}, body=letter.body)
     outcome = judge(answer, now=datetime.now(UTC))
     if isinstance(outcome, Delivered):
-        _record(current_run().session(), UUID(delivery_id), answer, outcome)
+        record(current_run().session(), UUID(delivery_id), answer, outcome)
         return
     with transaction() as session:
         if isinstance(outcome, Gone):
             endpoints.disable_gone(session, letter.endpoint_id, reason=outcome.reason)
-        _record(session, UUID(delivery_id), answer, outcome)
+        record(session, UUID(delivery_id), answer, outcome)
     raise _verdict(outcome, age=datetime.now(UTC) - letter.created_at)
 
 
@@ -137,29 +138,6 @@ def _opened(delivery_id: UUID) -> _Letter | None:
     if not letter.enabled:
         raise Permanent(f"the endpoint is disabled: {letter.disabled_reason}")
     return letter
-
-
-_STATUS: dict[type[Outcome], str] = {Delivered: "delivered", Retry: "failing", Refused: "refused", Gone: "refused"}
-
-
-def _record(session: Session, delivery_id: UUID, answer: Answered | Unreachable, outcome: Outcome) -> None:
-    """The attempt as evidence, unless the delivery was deleted meanwhile, with its endpoint."""
-    evidence = (
-        update(Delivery)
-        .where(Delivery.id == delivery_id)
-        .values(
-            status=_STATUS[type(outcome)],
-            attempts=Delivery.attempts + 1,
-            attempted_at=func.clock_timestamp(),
-            delivered_at=func.clock_timestamp() if isinstance(outcome, Delivered) else None,
-            phase=answer.phase,
-            duration=answer.duration,
-            reason=storable(outcome.reason, octets=1000),
-            status_code=answer.status if isinstance(answer, Answered) else None,
-            excerpt=answer.excerpt if isinstance(answer, Answered) else None,
-        )
-    )
-    session.execute(evidence, execution_options={"synchronize_session": False})
 
 
 def _verdict(outcome: Refused | Gone | Retry, *, age: timedelta) -> Exception:

@@ -16,7 +16,7 @@ from sqlalchemy import delete, select, text
 
 from actors import webhooks
 from actors.secrets import SecretKeyMissing
-from actors.tables import Delivery, Endpoint, EndpointSecret, Payload
+from actors.tables import Delivery, DeliveryAttempt, Endpoint, EndpointSecret, Payload
 from actors.webhooks import replay
 from actors.webhooks.outbound import DeliveryFailed
 from outbox import Permanent, Snooze
@@ -41,6 +41,12 @@ def fan_out(bench: Bench, event_type: str = "order.placed", content: bytes = b'{
 def stored(bench: Bench, delivery_id: UUID) -> Delivery:
     with bench.session() as session:
         return session.get_one(Delivery, delivery_id)
+
+
+def attempts(bench: Bench, delivery_id: UUID) -> list[DeliveryAttempt]:
+    with bench.session() as session:
+        of_it = select(DeliveryAttempt).where(DeliveryAttempt.delivery_id == delivery_id)
+        return list(session.scalars(of_it.order_by(DeliveryAttempt.number)))
 
 
 class TestFanOut:
@@ -78,8 +84,21 @@ class TestFanOut:
             (payload,) = session.scalars(select(Payload)).all()
         assert payload.body == (b'{"type":"order.placed","timestamp":"2026-11-22T12:30:00Z","data":{"b": 1, "a": 1.0}}')
 
-    def test_nobody_subscribed_means_no_task(self, bench: Bench) -> None:
+    def test_nobody_subscribed_means_no_task_and_the_body_is_kept_for_a_replay(self, bench: Bench) -> None:
         assert fan_out(bench) == []
+        with bench.session() as session:
+            assert [p.event_type for p in session.scalars(select(Payload))] == ["order.placed"]
+
+    def test_the_tasks_of_an_endpoint_share_its_lane(self, bench: Bench) -> None:
+        many, _ = create(bench)
+        one, _ = create(bench)
+        with bench.session() as session, session.begin():
+            session.get_one(Endpoint, many.id).concurrency = 7
+            session.get_one(Endpoint, one.id).fifo = True
+        fan_out(bench)
+        with bench.session() as session:
+            lanes = session.execute(text("select lane, lane_limit from outbox.task order by id")).all()
+        assert lanes == [(f"limit/endpoint/{many.id}", 7), (f"order/endpoint/{one.id}", None)]
 
     def test_a_rolled_back_transaction_leaves_no_delivery(self, bench: Bench) -> None:
         create(bench)
@@ -273,6 +292,21 @@ class TestDelivery:
                     bench.perform(delivery_id, attempt=attempt)
         assert len({headers_of(request)["webhook-id"] for request in seen}) == 1
         assert len({request.partition(b"\r\n\r\n")[2] for request in seen}) == 1
+
+    def test_each_attempt_has_a_line_of_its_own(self, bench: Bench) -> None:
+        answers = [status(503, body=b"later"), status(200, body=b"thanks")]
+        with endpoint(lambda stream: answering(answers.pop(0))(stream)) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with pytest.raises(DeliveryFailed):
+                bench.perform(delivery_id)
+            bench.perform(delivery_id, attempt=2)
+        lines = attempts(bench, delivery_id)
+        assert [(a.number, a.outcome, a.status_code, a.excerpt) for a in lines] == [
+            (1, "retry", 503, "later"),
+            (2, "delivered", 200, "thanks"),
+        ]
+        assert lines[0].at < lines[1].at
 
     def test_a_disabled_endpoint_gets_nothing_more(self, bench: Bench) -> None:
         with endpoint(answering(status(200))) as far:

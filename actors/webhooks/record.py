@@ -1,0 +1,68 @@
+"""What an attempt met: a line of its own, and the delivery's last word, in one statement."""
+
+from uuid import UUID
+
+from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy.orm import Session
+
+from actors.tables import Delivery, DeliveryAttempt
+from actors.text import storable
+from actors.webhooks.delivery import Answered, Unreachable
+from actors.webhooks.outcomes import Delivered, Gone, Outcome, Refused, Retry, Ruling
+
+_STATUS: dict[type[Outcome], str] = {Delivered: "delivered", Retry: "failing", Refused: "refused", Gone: "refused"}
+_RULING: dict[type[Outcome], Ruling] = {
+    Delivered: Ruling.DELIVERED,
+    Retry: Ruling.RETRY,
+    Refused: Ruling.REFUSED,
+    Gone: Ruling.GONE,
+}
+
+
+def record(
+    session: Session, delivery_id: UUID, answer: Answered | Unreachable, outcome: Outcome, *, last: bool = False
+) -> int | None:
+    """Keep the attempt as evidence. `last`: no other follows, so a retry stands as failed.
+
+    Answers its number; None if the delivery was deleted meanwhile, with its endpoint: then nothing is kept.
+    """
+    status = "failed" if last and isinstance(outcome, Retry) else _STATUS[type(outcome)]
+    changed = (
+        update(Delivery)
+        .where(Delivery.id == delivery_id)
+        .values(
+            status=status,
+            attempts=Delivery.attempts + 1,
+            attempted_at=func.clock_timestamp(),
+            delivered_at=func.clock_timestamp() if isinstance(outcome, Delivered) else None,
+            phase=answer.phase,
+            duration=answer.duration,
+            reason=storable(outcome.reason, octets=1000),
+            status_code=answer.status if isinstance(answer, Answered) else None,
+            excerpt=answer.excerpt if isinstance(answer, Answered) else None,
+        )
+        .returning(
+            Delivery.id,
+            Delivery.attempts,
+            Delivery.attempted_at,
+            literal(_RULING[type(outcome)].value),
+            Delivery.phase,
+            Delivery.status_code,
+            Delivery.reason,
+            Delivery.excerpt,
+            Delivery.duration,
+        )
+        .cte("changed")
+    )
+    columns = ("delivery_id", "number", "at", "outcome", "phase", "status_code", "reason", "excerpt", "duration")
+    line = insert(DeliveryAttempt).from_select(columns, select(changed)).returning(DeliveryAttempt.number)
+    return session.execute(line, execution_options={"synchronize_session": False}).scalar_one_or_none()
+
+
+def close(session: Session, delivery_id: UUID, *, status: str, reason: str) -> None:
+    """The delivery ends without an attempt: `missed`, for its endpoint is disabled, or `failed`."""
+    ended = update(Delivery).where(Delivery.id == delivery_id).where(Delivery.status != "delivered")
+    session.execute(
+        ended.values(status=status, reason=storable(reason, octets=1000)),
+        execution_options={"synchronize_session": False},
+    )
