@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -13,11 +13,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine, select
 
 from service.keys import ROLES, Role, digest_of
+from service.pace import Paces, Turn
 from service.problems import Problem
 from service.settings import Settings
 from service.tables import ApiKey
 
-__all__ = ["Admin", "Principal", "Reader", "Writer"]
+__all__ = ["Admin", "Principal", "Reader", "Writer", "admit"]
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, made by `python -m service keys create`.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -32,29 +33,54 @@ class Principal:
     role: Role
 
 
-async def _principal(request: Request, credentials: Credentials) -> Principal:
-    state = request.app.state
+async def admit(request: Request) -> None:
+    """Know the caller, and hold it to its pace, before anything of the body is read. Sets `request.state.principal`.
+
+    Raises Problem: 401, or 429 for a key that comes too often and for an address that sends too many refused ones.
+    """
+    credentials = await _bearer(request)
     if credentials is None or not credentials.credentials:
         raise _unknown()
-    key = credentials.credentials
-    known = _bootstrap(state.settings, key) or await run_in_threadpool(_stored, state.engine, key)
-    if known is None:
-        raise _unknown()
-    return known
+    digest = digest_of(credentials.credentials)
+    principal = _bootstrap(request.app.state.settings, digest) or await _looked_up(request, digest)
+    turn = request.app.state.paces.callers.take(digest)
+    if not turn.granted:
+        raise _too_many(turn, "This key has used up what it may send for now.")
+    request.state.principal = principal
+    request.state.pace = turn.headers
 
 
-def _bootstrap(settings: Settings, key: str) -> Principal | None:
+def _bootstrap(settings: Settings, digest: bytes) -> Principal | None:
     if settings.bootstrap_key is None:
         return None
     expected = digest_of(settings.bootstrap_key.get_secret_value())
-    return Principal("bootstrap", "bootstrap", "admin") if hmac.compare_digest(expected, digest_of(key)) else None
+    return Principal("bootstrap", "bootstrap", "admin") if hmac.compare_digest(expected, digest) else None
 
 
-def _stored(engine: Engine, key: str) -> Principal | None:
+async def _looked_up(request: Request, digest: bytes) -> Principal:
+    """The owner of a stored key. The database is not asked while the answer would be 429 anyway.
+
+    A key that was served before is not held to its address's pace: its neighbours' guesses lock nobody out.
+    """
+    paces: Paces = request.app.state.paces
+    address = request.client.host if request.client else ""
+    if digest in paces.callers:
+        turn, why = paces.callers.look(digest), "This key has used up what it may send for now."
+    else:
+        turn, why = paces.guesses.look(address), "Too many keys that are not in force came from this address."
+    if not turn.granted:
+        raise _too_many(turn, why)
+    principal = await run_in_threadpool(_stored, request.app.state.engine, digest)
+    if principal is None:
+        paces.callers.forget(digest)
+        paces.guesses.charge(address)
+        raise _unknown()
+    return principal
+
+
+def _stored(engine: Engine, digest: bytes) -> Principal | None:
     """On a connection of its own that is given back at once: no request waits for a second one while it holds one."""
-    query = select(ApiKey.id, ApiKey.name, ApiKey.role).where(
-        ApiKey.digest == digest_of(key), ApiKey.revoked_at.is_(None)
-    )
+    query = select(ApiKey.id, ApiKey.name, ApiKey.role).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         row = connection.execute(query).first()
     return Principal(str(row.id), row.name, row.role) if row else None
@@ -62,6 +88,15 @@ def _stored(engine: Engine, key: str) -> Principal | None:
 
 def _unknown() -> Problem:
     return Problem("unauthorized", "The API key is missing or not in force.", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _too_many(turn: Turn, detail: str) -> Problem:
+    return Problem("too-many", detail, headers={**turn.headers, "Retry-After": str(max(1, turn.wait))})
+
+
+async def _principal(request: Request, _documented: Credentials) -> Principal:
+    """Whom `admit` let in; a route that does not ask it answers nobody."""
+    return cast(Principal, request.state.principal)
 
 
 def _at_least(role: Role) -> Callable[[Principal], Awaitable[Principal]]:

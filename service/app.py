@@ -15,6 +15,7 @@ from outbox.logs import configure
 from service import endpoints, events, health, mails, openapi, orders, problems, replay, signups, tasks
 from service.database import engine_for
 from service.limit import BodyLimit
+from service.pace import paces_for
 from service.requests import RequestMetrics, Witness
 from service.settings import Settings
 
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     api.state.settings = settings
     api.state.registry = registry
     api.state.engine = engine_for(settings)
+    api.state.paces = paces_for(settings)
     ProcessCollector(registry=registry)
     health.Backlog(registry, api.state.engine, schema=settings.outbox_schema)
     api.add_middleware(BodyLimit, octets=settings.body_limit)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 
+from service.access import admit
 from service.problems import Problem
 
 __all__ = ["MAX_DEPTH", "RawBody", "StrictRoute", "loads", "slice_of"]
@@ -24,16 +25,17 @@ _JSON = re.compile(r"application/(?:json|[a-z0-9.!#$&^_-]+\+json)", re.IGNORECAS
 
 
 class StrictRoute(APIRoute):
-    """A route whose body is read by `loads`, and only if it is declared to be JSON."""
+    """A route that reads no body before its caller is known. The body is read by `loads`, only if declared to be JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         inner, field = super().get_route_handler(), self.body_field
-        if field is None:
-            return inner
 
         async def strict(request: Request) -> Response:
             request = _StrictRequest(request.scope, request.receive)
-            if field.field_info.is_required() or await request.body():
+            await admit(request)
+            if field is None:
+                _refuse_any(await request.body())
+            elif field.field_info.is_required() or await request.body():
                 _refuse_other_than_json(request)
             return await inner(request)
 
@@ -49,7 +51,7 @@ async def _raw_body(request: Request) -> bytes:
     return await request.body()
 
 
-#: The request's body as it was sent; FastAPI has read it before any dependency runs.
+#: The request's body as it was sent; it has been read before any dependency runs.
 RawBody = Annotated[bytes, Depends(_raw_body)]
 
 
@@ -85,6 +87,12 @@ def _text(raw: bytes) -> str:
 
 def _refuse(detail: str) -> NoReturn:
     raise Problem("bad-request", detail)
+
+
+def _refuse_any(raw: bytes) -> None:
+    """An empty object says nothing, and some clients send one with every POST."""
+    if raw.strip() not in (b"", b"{}"):
+        raise Problem("invalid", "This takes no body.")
 
 
 def _refuse_other_than_json(request: Request) -> None:

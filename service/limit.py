@@ -1,17 +1,20 @@
-"""No request body takes more memory than it may: 413 before it is read, or as soon as it grows beyond."""
+"""No request body takes more memory than it may: 413 instead of reading it, or as soon as it grows beyond."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import Problem, response_for
+from service.problems import Problem
 
 __all__ = ["BodyLimit"]
 
 
 class BodyLimit:
-    """ASGI middleware. FastAPI's own `max_body_size` answers 413 in plain text, before any handler is asked."""
+    """ASGI middleware. Who does not read the body is not refused: without a key, 401 comes first.
+
+    FastAPI's own `max_body_size` answers 413 in plain text, before any handler is asked.
+    """
 
     def __init__(self, app: ASGIApp, octets: int) -> None:
         self._app = app
@@ -21,13 +24,13 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > self._octets:
-            answer = response_for(self._too_large(), request_id=scope.get("state", {}).get("request_id"))
-            return await answer(scope, receive, send)
+        declared_too_large = declared.isdecimal() and int(declared[:20]) > self._octets
         seen = 0
 
         async def counted() -> Message:
             nonlocal seen
+            if declared_too_large:
+                raise self._too_large()
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._octets:

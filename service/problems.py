@@ -14,16 +14,20 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from actors.mail import AddressRefused, HeaderRefused, MessageRefused
 from outbox.errors import TaskNotFound, WrongState
 from outbox.logs import get_logger
 from service.violations import Violation, violations_of
 
-__all__ = ["KINDS", "MEDIA_TYPE", "Problem", "install", "response_for"]
+__all__ = ["EVERY_ANSWER", "KINDS", "MEDIA_TYPE", "METHODS", "Problem", "install", "response_for"]
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+#: Headers of every answer; those that no middleware sees, such as to what is not HTTP, have them from here.
+EVERY_ANSWER = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 log = get_logger("service.problems")
 
@@ -81,7 +85,7 @@ def response_for(problem: Problem, *, request_id: str | None) -> JSONResponse:
     }
     if problem.errors:
         content["errors"] = [{"pointer": each.pointer, "detail": each.detail} for each in problem.errors]
-    headers = dict(problem.headers or {})
+    headers = {**EVERY_ANSWER, **(problem.headers or {})}
     if request_id is not None:
         content["request_id"] = headers["X-Request-ID"] = request_id
     return JSONResponse(content, problem.status_code, headers, MEDIA_TYPE)
@@ -119,7 +123,18 @@ async def _answer_of_framework(request: Request, error: Exception) -> JSONRespon
     detail = f"{HTTPStatus(error.status_code).phrase}."
     if isinstance(error.__cause__, ClientDisconnect):
         detail = "The client left before its request was complete."
-    return _respond(request, Problem(slug, detail, headers=error.headers))
+    headers = {"Allow": _methods_of(request)} if error.status_code == 405 else error.headers
+    return _respond(request, Problem(slug, detail, headers=headers))
+
+
+def _methods_of(request: Request) -> str:
+    """All methods of the path. The framework names those of the first route that has it."""
+
+    def known(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(known, METHODS))
 
 
 async def _answer_of_validation(request: Request, error: Exception) -> JSONResponse:

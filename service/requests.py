@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -12,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
 from outbox.logs import get_logger
+from service.problems import EVERY_ANSWER, METHODS
 
 __all__ = ["RequestMetrics", "Witness"]
 
@@ -56,7 +59,7 @@ class Witness:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message, request_id)
+                _add_headers(message, scope["state"])
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -67,13 +70,10 @@ class Witness:
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.observe(method=method, route=route, status=status, seconds=seconds)
         if route not in QUIET:
             log.info("answered", method=method, route=route, status=status, milliseconds=round(seconds * 1000, 1))
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 def _request_id(scope: Scope) -> str:
@@ -81,8 +81,9 @@ def _request_id(scope: Scope) -> str:
     return given if _ID.fullmatch(given) else str(uuid7())
 
 
-def _add_headers(message: Message, request_id: str) -> None:
+def _add_headers(message: Message, state: Mapping[str, Any]) -> None:
     headers = MutableHeaders(scope=message)
-    headers["X-Request-ID"] = request_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Cache-Control", "no-store")
+    headers["X-Request-ID"] = state["request_id"]
+    headers.update(state.get("pace", {}))
+    for name, value in EVERY_ANSWER.items():
+        headers.setdefault(name, value)

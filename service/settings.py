@@ -55,7 +55,10 @@ class Settings(BaseSettings):
         description="requests answered at once, each with one database connection",
     )
     rate: int = Field(
-        default=200, ge=0, validation_alias="API_RATE", description="requests a second of one API key; 0: no limit"
+        default=200,
+        ge=0,
+        validation_alias="API_RATE",
+        description="requests a second of one API key, in each API process; 0: no limit",
     )
     burst: int = Field(
         default=2000, ge=1, validation_alias="API_BURST", description="requests of one API key at once, beyond the rate"

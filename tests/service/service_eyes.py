@@ -48,7 +48,8 @@ GOOD: dict[str, dict[str, Any]] = {
 
 
 def settings_for(url: str, **changed: Any) -> Settings:
-    return Settings(**{"database_url": url, "bootstrap_key": ADMIN, "body_limit": BODY_LIMIT, **changed})
+    unpaced = {"rate": 0, "refusals": 0}
+    return Settings(**{"database_url": url, "bootstrap_key": ADMIN, "body_limit": BODY_LIMIT, **unpaced, **changed})
 
 
 class Database:

@@ -225,3 +225,61 @@ def test_a_wrong_path_or_method_is_a_problem_too(door: Door, method: str, path: 
     door.refuses(answer, status)
     if status == 405:
         assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/signups", {"POST"}),
+        ("/v1/endpoints", {"GET", "POST"}),
+        ("/v1/endpoints/{endpoint_id}", {"GET", "PATCH", "DELETE"}),
+        ("/v1/endpoints/{endpoint_id}/test", {"POST"}),
+        ("/v1/tasks/{task_id}", {"GET"}),
+        ("/livez", {"GET"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_are_right(door: Door, path: str, methods: set[str]) -> None:
+    """HEAD is none of them: whoever wants the head of an answer asks for the answer."""
+    for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", MARK.upper()} - methods:
+        answer = door.send(f"{method} {path}", b"")
+        assert set(answer.headers["allow"].split(", ")) == methods, method
+        assert answer.status_code == 405
+        if method != "HEAD":
+            door.is_refused(answer, 405)
+    door.is_as_before()
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["/v1/endpoints/{endpoint_id}/test", "/v1/tasks/{task_id}/retry", "DELETE /v1/endpoints/{endpoint_id}",
+     "GET /v1/endpoints/{endpoint_id}", "GET /v1/tasks"],
+)  # fmt: skip
+def test_a_body_where_none_is_taken_is_refused(door: Door, route: str) -> None:
+    for content in (f'{{"{MARK}": 1}}', "[]", "null", MARK, "{", b"\xff", b"\x00"):
+        door.is_refused(door.send(route, content), 422)
+    door.is_refused(door.send(route, iter([MARK.encode()]), Content_Type="text/plain"), 422)
+    door.is_refused(door.send(route, b"x" * (BODY_LIMIT + 1)), 413)
+    door.is_as_before()
+
+
+def test_an_empty_object_is_no_body(door: Door) -> None:
+    for content in ("", "{}", " {} \n"):
+        assert door.send("GET /v1/tasks", content).status_code == 200
+
+
+@pytest.mark.parametrize("route", [*GOOD, "/v1/tasks/{task_id}/retry", "GET /v1/tasks"])
+def test_without_a_key_no_body_is_read(door: Door, route: str) -> None:
+    """Whatever it is: nobody waits for its end, and nothing is told of it."""
+
+    def never() -> Iterator[bytes]:
+        raise AssertionError("the body was asked for")
+        yield b""
+
+    for key in ("", "Bearer of-nobody"):
+        for content in not_objects():
+            door.refuses(door.send(route, content, Authorization=key), 401)
+        for declared in ("text/plain", "application/json; charset=latin-1", ""):
+            door.refuses(door.send(route, MARK, Authorization=key, Content_Type=declared), 401)
+        door.refuses(door.send(route, b"x" * (BODY_LIMIT + 1), Authorization=key), 401)
+        door.refuses(door.send(route, never(), Authorization=key), 401)
