@@ -3,7 +3,8 @@
 from actors.mail.address import AddressRefused
 from actors.mail.headers import HeaderRefused
 from actors.mail.message import Attachment, MessageRefused
-from actors.mail.outbound import enqueue_mail, prepare, send_mail
+from actors.mail.outbound import enqueue_mail, send_mail
+from actors.mail.prepare import prepare
 
 __all__ = [
     "AddressRefused",

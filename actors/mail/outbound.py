@@ -1,19 +1,16 @@
-"""A mail on its way: built and stored in the caller's transaction, sent by a task with the same id."""
+"""A mail on its way: sent by a task with the same id, and every reply kept as evidence."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import dramatiq
 from sqlalchemy import false, func, select, update
 from sqlalchemy.orm import Session
-from uuid_utils.compat import uuid7
 
 from actors import outside
 from actors.database import transaction
 from actors.mail.address import parse
-from actors.mail.message import Attachment, Draft, Mailbox, build, message_id
 from actors.mail.replies import Outcome, Permanent, Sent, Temporary, TransportTrouble, Uncertain
 from actors.tables import Mail
 from outbox import Permanent as Hopeless
@@ -28,39 +25,6 @@ _MOST_COPIES = 2
 
 class RefusedForNow(Exception):
     """The server refused the mail with a temporary reply: a failure, tried again with backoff."""
-
-
-def prepare(
-    session: Session,
-    *,
-    to: str,
-    subject: str,
-    text: str | None = None,
-    html: str | None = None,
-    attachments: Sequence[Attachment] = (),
-    headers: Mapping[str, str] | None = None,
-    send_at: datetime | None = None,
-    expires_at: datetime | None = None,
-) -> Mail:
-    """Build a mail's bytes, once and for all attempts, and add its row to the session. `enqueue_mail` sends it.
-
-    `mail.id` is known at once. Raises AddressRefused, HeaderRefused or MessageRefused, whose texts repeat no input.
-    """
-    sender, recipient = outside.sender(), Mailbox(parse(to))
-    mail_id = uuid7()
-    draft = Draft(sender, recipient, subject, text, html, attachments, headers)
-    mail = Mail(
-        id=mail_id,
-        sender=str(sender.address),
-        recipient=str(recipient.address),
-        subject=subject,
-        message_id=message_id(mail_id, sender.address.domain),
-        body=build(draft, mail_id=mail_id, date=send_at or datetime.now(UTC)),
-        send_at=send_at,
-        expires_at=expires_at,
-    )
-    session.add(mail)
-    return mail
 
 
 def enqueue_mail(session: Session, mail: Mail) -> Task:
