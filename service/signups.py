@@ -45,16 +45,10 @@ def sign_up(body: Signup, session: Db, _tasks: Tasks, once: WriterOnce) -> Respo
         if (known := once.recall(session)) is not None:
             return known
         user_id = _add(session, body)
-        welcome = mail.prepare(session, to=body.email, subject="Welcome", text=_WELCOME.format(name=body.name))
+        says = mail.letter("welcome", name=body.name)
+        welcome = mail.prepare(session, to=body.email, subject=says.subject, text=says.text, html=says.html)
         task = mail.enqueue_mail(session, welcome)
         return once.keep(session, 201, SignedUp(user_id=user_id, task_ids=[task.id]))
-
-
-_WELCOME = """\
-Hello {name},
-
-welcome. Your account is ready.
-"""
 
 
 def _add(session: Session, body: Signup) -> UUID:

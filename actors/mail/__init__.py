@@ -5,13 +5,17 @@ from actors.mail.headers import HeaderRefused
 from actors.mail.message import Attachment, MessageRefused
 from actors.mail.outbound import enqueue_mail, send_mail
 from actors.mail.prepare import prepare
+from actors.mail.render import TemplateRefused, fill, letter
 
 __all__ = [
     "AddressRefused",
     "Attachment",
     "HeaderRefused",
     "MessageRefused",
+    "TemplateRefused",
     "enqueue_mail",
+    "fill",
+    "letter",
     "prepare",
     "send_mail",
 ]

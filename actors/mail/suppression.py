@@ -83,7 +83,7 @@ def lift(session: Session, recipient: str, *, stream: str, reason: Reason) -> bo
     return found.first() is not None
 
 
-def held(recipient: str, *, stream: str | None = None, reason: Reason | None = None) -> Select[tuple[Suppression]]:
+def held(recipient: str, *, stream: str | None = None, reason: Reason | None = None) -> Select[Suppression]:
     """What is kept about an address, expired or not; of one stream or for one reason, if asked."""
     found = select(Suppression).where(Suppression.recipient == key_of(recipient))
     if stream is not None:

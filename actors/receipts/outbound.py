@@ -44,13 +44,9 @@ def render_receipt(order_id: str) -> None:
 
 def _confirmation(session: Session, receipt: Receipt, pdf: bytes) -> tables.Mail:
     attachment = mail.Attachment(f"receipt-{receipt.order_id}.pdf", "application/pdf", pdf)
+    says = letter.confirmation(receipt)
     return mail.prepare(
-        session,
-        to=receipt.email,
-        subject=letter.subject(receipt),
-        text=letter.text(receipt),
-        html=letter.html(receipt),
-        attachments=[attachment],
+        session, to=receipt.email, subject=says.subject, text=says.text, html=says.html, attachments=[attachment]
     )
 
 
