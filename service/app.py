@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from actors import outside
 from outbox.logs import configure
-from service import endpoints, events, health, mails, openapi, orders, problems, replay, signups, tasks
+from service import endpoints, events, health, mails, openapi, orders, problems, replay, signups, stream, tasks
 from service.database import engine_for
 from service.limit import BodyLimit
 from service.pace import paces_for
 from service.requests import RequestMetrics, Witness
 from service.settings import Settings
+from service.watch import Watch, closed_by_signals
 
 __all__ = ["app", "check_surroundings", "create_app"]
 
@@ -39,12 +40,13 @@ def create_app(settings: Settings) -> FastAPI:
     api.state.registry = registry
     api.state.engine = engine_for(settings)
     api.state.paces = paces_for(settings)
+    api.state.watch = Watch(api.state.engine, schema=settings.outbox_schema, most=settings.streams)
     ProcessCollector(registry=registry)
     health.Backlog(registry, api.state.engine, schema=settings.outbox_schema)
     api.add_middleware(BodyLimit, octets=settings.body_limit)
     api.add_middleware(Witness, metrics=RequestMetrics(registry))
     problems.install(api)
-    for each in (signups, orders, events, mails, endpoints, replay, tasks, health):
+    for each in (signups, orders, events, mails, endpoints, replay, tasks, stream, health):
         api.include_router(each.routes)
     openapi.describe(api)
     return api
@@ -62,7 +64,9 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     check_surroundings()
     _log_in_our_style(api.state.settings)
     current_default_thread_limiter().total_tokens = api.state.settings.threads
-    yield
+    with closed_by_signals(api.state.watch):
+        yield
+    await api.state.watch.end()
     api.state.engine.dispose()
 
 

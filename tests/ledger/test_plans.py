@@ -11,7 +11,7 @@ import pytest
 from outbox_rows import Outbox
 from plans import add_finished, add_tasks, add_workers, plan, scans, touched
 
-from outbox import database, ledger
+from outbox import database, ledger, reads
 from outbox.ledger import Conn, Finished
 
 A_WORKER = UUID("00000000-0000-4000-8000-000000000007")
@@ -94,6 +94,7 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "retry now": (ledger.RETRY_NOW, A_TASK),
     "unpublish paused": (ledger.UNPUBLISH_PAUSED, {"name": "mail", "limit": 5000}),
     "purge dead": (ledger.PURGE_DEAD, {"before": datetime(2026, 1, 1, tzinfo=UTC), "limit": 5000}),
+    "standing": (reads.STANDING, {"ids": IDS}),
 }
 
 #: Those that no backlog and no history can make dear, and why.
@@ -115,7 +116,7 @@ NOT_HOT = {
 BY_ID = [
     "mark published", "push back", "return dead letter", "claim", "claim unlocked", "verdicts", "claims of", "give back",
     "record successes", "record again", "record dead", "record cancelled", "rescue unlisted", "promote due", "grant",
-    "expire", "cancel", "request cancel", "reschedule", "retry now",
+    "expire", "cancel", "request cancel", "reschedule", "retry now", "standing",
 ]  # fmt: skip
 
 

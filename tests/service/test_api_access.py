@@ -35,6 +35,7 @@ NEEDS: dict[tuple[str, str], Role | None] = {
     ("post", "/v1/endpoints/{endpoint_id}/replay"): "admin",
     ("get", "/v1/tasks"): "reader",
     ("get", "/v1/tasks/{task_id}"): "reader",
+    ("get", "/v1/tasks/{task_id}/stream"): "reader",
     ("post", "/v1/tasks/{task_id}/retry"): "admin",
     ("post", "/v1/tasks/{task_id}/cancel"): "admin",
     ("post", "/v1/tasks/{task_id}/reschedule"): "admin",

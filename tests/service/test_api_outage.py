@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import pytest
 from fastapi.testclient import TestClient
-from service_eyes import ADMIN, settings_for
+from service_eyes import ADMIN, Database, OneRun, settings_for
+from stream_eyes import Served, told
 
 from deploy.local.servers import Postgres
+from service import stream
 from service.app import create_app
 
 
@@ -21,3 +26,22 @@ def test_the_api_recovers_by_itself_when_the_database_comes_back(
         own_postgres.start()
         assert api.get("/readyz").status_code == 200
         assert api.post("/v1/events", json={"type": "a", "data": 1}).status_code == 202
+
+
+def test_a_stream_outlives_an_outage_of_the_database(
+    own_postgres: Postgres, database_url: str, surroundings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "COMMENT", timedelta(seconds=0.1))
+    monkeypatch.setattr(stream, "LONGEST", timedelta(minutes=5))
+    served = Served(database_url)
+    task_id = served.enqueue()
+    with served.follow(task_id) as way:
+        assert told(next(way)) == ("task", "pending")
+        own_postgres.stop()
+        next(each for each in way if "cannot be reached" in each.get("comment", ""))
+        own_postgres.start()
+        database = Database(database_url)
+        OneRun(database, task_id).die()
+        database.close()
+        assert [told(each) for each in way if "event" in each] == [("task", "dead"), ("end", "dead")]
+    served.end()

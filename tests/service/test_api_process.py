@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx2
 import psycopg
 import pytest
+from api_process import Api, environment
 from service_eyes import ADMIN, SECRET_KEY, Database
 from typer.testing import CliRunner
 
@@ -21,43 +20,6 @@ from actors import outside
 from service.__main__ import cli
 
 SIGNUP = {"email": "ada@example.org", "name": "Ada"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def environment(url: str, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-    return {
-        **kept, "DATABASE_URL": url, "SECRET_KEY": SECRET_KEY, "SERVICE_BOOTSTRAP_API_KEY": ADMIN, "LOG_FORMAT": "json",
-        **more,
-    }  # fmt: skip
-
-
-class Api:
-    """A running API process, ready."""
-
-    def __init__(self, url: str, *words: str) -> None:
-        self.port = free_port()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *(words or ("service", "api")), *(("--port", str(self.port)) if words else ())],
-            env=environment(url, API_PORT=str(self.port)), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.client = httpx2.Client(
-            base_url=f"http://127.0.0.1:{self.port}", headers={"Authorization": f"Bearer {ADMIN}"}, timeout=30
-        )
-        assert self.process.stderr is not None
-        self.log = iter(self.process.stderr)
-        next(line for line in self.log if "Uvicorn running" in line)
-
-    def end(self) -> None:
-        self.client.close()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture
