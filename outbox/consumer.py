@@ -30,7 +30,7 @@ from outbox.topology import Topology, connect
 if TYPE_CHECKING:
     from outbox.station import Station
 
-__all__ = ["Delivery", "OutboxConsumer"]
+__all__ = ["Delivery", "OutboxConsumer", "acknowledgements"]
 
 log = get_logger("outbox.consumer")
 
@@ -71,6 +71,22 @@ class _Arrived:
         return self.id, self.fence, self.run_id
 
 
+def acknowledgements(unanswered: Iterable[int], ended: set[int]) -> tuple[int | None, list[int]]:
+    """The tag through which one acknowledgement serves for all, and those beyond it that need one each.
+
+    `unanswered` are the connection's tags in their order. RabbitMQ closes a channel that acknowledges any other, and takes
+    a multiple one for every earlier tag that it still waits for: so it ends before the first that is under way.
+    """
+    through, alone, whole = None, [], True
+    for tag in unanswered:
+        whole = whole and tag in ended
+        if whole:
+            through = tag
+        elif tag in ended:
+            alone.append(tag)
+    return through, alone
+
+
 class OutboxConsumer(Consumer):
     """One queue, one connection. Used by one thread; `acknowledge`, `flush` and `nudge` by any."""
 
@@ -82,6 +98,7 @@ class OutboxConsumer(Consumer):
         self._suspects: deque[_Arrived] = deque()
         self._ready: deque[Delivery] = deque()
         self._tags: deque[int] = deque()
+        self._unanswered: dict[int, None] = {}
         self._flush_scheduled = False
         self._open = True
         self._base: str | None = None
@@ -151,7 +168,7 @@ class OutboxConsumer(Consumer):
             self._base = self._more = None
             self._parked = True
             while self._arrived:
-                self._channel.basic_nack(self._arrived.popleft().tag, requeue=True)
+                self._give_back(self._arrived.popleft())
 
     def _adapt(self) -> None:
         """Slow tasks: a small prefetch, so that no idle process waits for what lies here. Short ones: a large one."""
@@ -169,9 +186,14 @@ class OutboxConsumer(Consumer):
 
     def _return_surplus(self) -> None:
         while len(self._arrived) > 2 * self._station.threads:
-            self._channel.basic_nack(self._arrived.pop().tag, requeue=True)
+            self._give_back(self._arrived.pop())
+
+    def _give_back(self, message: _Arrived) -> None:
+        del self._unanswered[message.tag]
+        self._channel.basic_nack(message.tag, requeue=True)
 
     def _deliver(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
+        self._unanswered[method.delivery_tag] = None
         try:
             message = foreign.decode(body)
         except DecodeError as error:
@@ -216,7 +238,7 @@ class OutboxConsumer(Consumer):
                 self._station.no_longer_alone(self)
         elif self._station.leaves_to_others(self, self._suspects[0].since):
             while self._suspects:
-                self._channel.basic_nack(self._suspects.popleft().tag, requeue=True)
+                self._give_back(self._suspects.popleft())
 
     def _take(self, batch: list[_Arrived], *, alone: bool) -> int:
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
@@ -300,8 +322,16 @@ class OutboxConsumer(Consumer):
     def _flush(self) -> None:
         self._flush_scheduled = False
         channel = self._channel._impl
-        while self._tags and channel.is_open:
-            channel.basic_ack(self._tags.popleft())
+        if not channel.is_open:
+            return
+        ended = {self._tags.popleft() for _ in range(len(self._tags))}
+        through, alone = acknowledgements(self._unanswered, ended)
+        if through is not None:
+            channel.basic_ack(through, multiple=True)
+        for tag in alone:
+            channel.basic_ack(tag)
+        for tag in ended:
+            self._unanswered.pop(tag, None)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """What has not started is given back in the ledger, by the station; RabbitMQ's copy is then stale."""
