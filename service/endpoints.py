@@ -17,7 +17,7 @@ from actors.webhooks import AddressRefused, address, event_types, headers
 from service.access import Admin, Reader
 from service.bodies import StrictRoute
 from service.database import Db, Tasks
-from service.fields import Form, Note, refused
+from service.fields import AS_HEADERS, AS_PATTERNS, AS_URL, Form, Note, OrEmpty, refused
 from service.idempotency import AdminOnce
 from service.problems import Problem
 
@@ -47,12 +47,12 @@ def _headers(given: dict[str, str]) -> dict[str, str]:
         raise refused(str(refusal)) from None
 
 
-Url = Annotated[str, Field(max_length=2048, examples=["https://hooks.example.org/in"]), AfterValidator(_url)]
+Url = Annotated[str, Field(max_length=2048, examples=["https://hooks.example.org/in"]), AfterValidator(_url), AS_URL]
 Patterns = Annotated[
-    list[str], Field(max_length=100, examples=[["order.*", "user.created"]]), AfterValidator(_patterns)
+    list[str], Field(max_length=100, examples=[["order.*", "user.created"]]), AfterValidator(_patterns), AS_PATTERNS
 ]
 Description = Annotated[Note, Field(max_length=500)]
-Headers = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_headers)]
+Headers = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_headers), AS_HEADERS]
 
 
 class NewEndpoint(Form):
@@ -129,7 +129,7 @@ class PageWanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    cursor: UUID | None = None
+    cursor: Annotated[UUID | None, OrEmpty] = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 

@@ -34,17 +34,17 @@ class NewEvent(Form):
     client_id: ClientId | None = None
 
 
-class Accepted(BaseModel):
+class EventAccepted(BaseModel):
     """The event, and one task for each delivery."""
 
     event_id: UUID
     task_ids: list[UUID]
 
 
-_KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": Accepted, "description": "Known by its client_id."}}
+_KNOWN: dict[int | str, dict[str, Any]] = {200: {"model": EventAccepted, "description": "Known by its client_id."}}
 
 
-@routes.post("", status_code=202, response_model=Accepted, responses=_KNOWN)
+@routes.post("", status_code=202, response_model=EventAccepted, responses=_KNOWN)
 def publish_event(body: NewEvent, raw: RawBody, session: Db, _tasks: Tasks, once: WriterOnce) -> Response:
     """Publish an event. With a `client_id` that came before: 200 with the event of that time, or 409 if it differs."""
     content = slice_of(raw, "data")
@@ -53,7 +53,7 @@ def publish_event(body: NewEvent, raw: RawBody, session: Db, _tasks: Tasks, once
             return known
         event = publish(session, type=body.type, content=content, client_id=body.client_id)
         if event is not None:
-            return once.keep(session, 202, Accepted(event_id=event.id, task_ids=event.task_ids))
+            return once.keep(session, 202, EventAccepted(event_id=event.id, task_ids=event.task_ids))
         return once.keep(session, 200, _earlier(session, body, content))
 
 
@@ -87,8 +87,8 @@ def _fan_out(session: Session, event_id: UUID, *, type: str, content: bytes, at:
     return task_ids
 
 
-def _earlier(session: Session, body: NewEvent, content: bytes) -> Accepted:
+def _earlier(session: Session, body: NewEvent, content: bytes) -> EventAccepted:
     event = session.scalars(select(Event).where(Event.client_id == body.client_id)).one()
     if (event.type, event.content) != (body.type, content):
         raise Problem("conflict", "Another event has this client_id.")
-    return Accepted(event_id=event.id, task_ids=event.task_ids)
+    return EventAccepted(event_id=event.id, task_ids=event.task_ids)

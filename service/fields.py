@@ -1,4 +1,7 @@
-"""The types of the API's fields: what they accept can be stored, mailed and signed; everything else is a 422."""
+"""The types of the API's fields: what they accept can be stored, mailed and signed; everything else is a 422.
+
+What a validator accepts stands in the document as a pattern, as far as a pattern can say it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,18 @@ from actors.mail import address
 from actors.webhooks import event_types
 
 __all__ = [
+    "AS_HEADERS",
+    "AS_PATTERNS",
+    "AS_URL",
     "ClientId",
     "Currency",
+    "Cursor",
     "Email",
     "Form",
     "Instant",
     "Line",
     "Note",
+    "OrEmpty",
     "Prose",
     "SendAt",
     "Sku",
@@ -29,8 +37,11 @@ __all__ = [
 ]
 
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})
+#: What `unicodedata` calls so, but for lone surrogates: no JSON text that is Unicode holds one.
+_CONTROLS = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d([.]\d{1,9})?)?([Zz]|[+-]\d\d:?\d\d)?", re.ASCII)
 _FURTHEST = timedelta(days=366)
+_WORDS = r"[A-Za-z0-9_]+(?:[.][A-Za-z0-9_]+)*"
 
 
 class Form(BaseModel):
@@ -76,6 +87,13 @@ def _instant_text(value: Any) -> Any:
     return value
 
 
+def _storable(instant: datetime) -> datetime:
+    # PostgreSQL keeps years that Python cannot read back.
+    if not 1970 <= instant.year < 9000:
+        raise refused("must lie between the years 1970 and 9000")
+    return instant
+
+
 def _within_reach(instant: datetime) -> datetime:
     if instant > datetime.now(UTC) + _FURTHEST:
         raise refused(f"must lie within {_FURTHEST.days} days")
@@ -106,14 +124,65 @@ XPF YER ZAR ZMW ZWG
 """
 _CURRENCIES = frozenset(_CODES.split())
 
-Note = Annotated[str, AfterValidator(_note)]
-Line = Annotated[str, Field(min_length=1), AfterValidator(_line)]
-Prose = Annotated[str, Field(min_length=1), AfterValidator(_prose)]
-Email = Annotated[str, Field(min_length=3, max_length=254, examples=["ada@example.org"]), AfterValidator(_email)]
+
+def _said(**schema: Any) -> Any:
+    """Stands in the document beside what pydantic itself says of the type."""
+    return Field(json_schema_extra=schema)
+
+
+def _unless_empty(value: Any) -> Any:
+    return None if value in ("", [""]) else value
+
+
+Note = Annotated[str, AfterValidator(_note), _said(pattern=f"^[^{_CONTROLS}]*$")]
+Line = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(_line),
+    _said(pattern=rf"^[^{_CONTROLS}]*[^{_CONTROLS}\s][^{_CONTROLS}]*$"),
+]
+Prose = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(_prose),
+    _said(pattern=r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"),
+]
+Email = Annotated[
+    str,
+    Field(min_length=3, max_length=254, examples=["ada@example.org"]),
+    AfterValidator(_email),
+    _said(format="idn-email"),
+]
 Sku = Annotated[Line, Field(max_length=64, examples=["BOOK-42"])]
-Currency = Annotated[str, AfterValidator(_currency), Field(examples=["EUR"])]
+Currency = Annotated[str, AfterValidator(_currency), Field(examples=["EUR"]), _said(enum=sorted(_CURRENCIES))]
 #: Letters, digits, `_`, `-` and `:`; no dot, for an id in a signed webhook must not hold one.
 ClientId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_:\-]+$", examples=["cart-7731"])]
-Type = Annotated[str, Field(min_length=1, examples=["user.created"]), AfterValidator(_event_type)]
-Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_instant_text)]
+Type = Annotated[
+    str,
+    Field(min_length=1, examples=["user.created"]),
+    AfterValidator(_event_type),
+    _said(maxLength=event_types.MAX_LENGTH, pattern=f"^{_WORDS}$"),
+]
+Instant = Annotated[
+    AwareDatetime,
+    Field(strict=False, examples=["2030-01-31T12:00:00Z"]),
+    BeforeValidator(_instant_text),
+    AfterValidator(_storable),
+    _said(pattern=r"^(?:19[7-9]|[2-8]\d\d)\d-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:[.]\d{1,9})?)?(?:[Zz]|[+-]\d\d:?\d\d)$"),
+]
 SendAt = Annotated[Instant, AfterValidator(_within_reach)]
+#: A query's parameter that is given without a value is not given.
+OrEmpty = BeforeValidator(_unless_empty)
+Cursor = Annotated[Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None, OrEmpty]
+
+#: What the document says of the fields of an endpoint.
+AS_URL = _said(format="uri", pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\\#@]+$")
+AS_PATTERNS = _said(
+    minItems=1, items={"type": "string", "maxLength": 128, "pattern": rf"^(?:[*]|{_WORDS}(?:[.][*])?)$"}
+)
+AS_HEADERS = _said(
+    propertyNames={"pattern": r"^[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,100}$"},
+    additionalProperties={
+        "type": "string", "maxLength": 4096, "pattern": r"^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$",
+    },
+)  # fmt: skip

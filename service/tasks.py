@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response, status
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from outbox import operate
 from outbox.errors import ArgumentError, TaskNotFound
@@ -20,7 +20,7 @@ from service.access import Admin
 from service.access import Reader as ReaderRole
 from service.bodies import StrictRoute
 from service.database import Db, driver_connection
-from service.fields import Form, Instant, Line, refused
+from service.fields import Cursor, Form, Instant, Line, OrEmpty, refused
 from service.problems import Problem
 from service.violations import Violation
 
@@ -84,23 +84,16 @@ class TaskPage(BaseModel):
     next_cursor: str | None
 
 
-def _unless_empty(value: Any) -> Any:
-    return None if value in ("", [""]) else value
-
-
-_OrEmpty = BeforeValidator(_unless_empty)
-
-
 class TaskFilter(BaseModel):
     """What to list. `state` may be given several times; `since` is about the time of creation."""
 
     model_config = ConfigDict(extra="forbid")
 
-    state: Annotated[list[PublicState] | None, _OrEmpty] = None
-    actor: Annotated[Annotated[Line, Field(max_length=255)] | None, _OrEmpty] = None
-    queue: Annotated[Annotated[Line, Field(max_length=255)] | None, _OrEmpty] = None
-    since: Annotated[Instant | None, _OrEmpty] = None
-    cursor: Annotated[Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None, _OrEmpty] = None
+    state: Annotated[list[PublicState] | None, OrEmpty] = None
+    actor: Annotated[Annotated[Line, Field(max_length=255)] | None, OrEmpty] = None
+    queue: Annotated[Annotated[Line, Field(max_length=255)] | None, OrEmpty] = None
+    since: Annotated[Instant | None, OrEmpty] = None
+    cursor: Cursor = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 
@@ -110,8 +103,23 @@ class Cancellation(Form):
     reason: Annotated[Line, Field(max_length=500)] | None = None
 
 
+def _one_of_two(schema: dict[str, Any]) -> None:
+    """Exactly one of the two is there, and not null; the other one may be null."""
+    run_at, delay = (each["anyOf"][0] for each in schema.pop("properties").values())
+    nothing = {"type": "null"}
+    schema["oneOf"] = [
+        {"required": ["run_at"], "properties": {"run_at": run_at, "delay_seconds": nothing}},
+        {"required": ["delay_seconds"], "properties": {"run_at": nothing, "delay_seconds": delay}},
+    ]
+    for each in schema["oneOf"]:
+        each.update(type="object", additionalProperties=schema["additionalProperties"])
+    del schema["additionalProperties"]
+
+
 class NewTime(Form):
     """When the task is to run: exactly one of the two."""
+
+    model_config = ConfigDict(json_schema_extra=_one_of_two)
 
     run_at: Instant | None = None
     delay_seconds: Annotated[int, Field(ge=0, le=366 * 86_400)] | None = None
@@ -120,8 +128,6 @@ class NewTime(Form):
     def _one(self) -> NewTime:
         if (self.run_at is None) == (self.delay_seconds is None):
             raise refused("needs either run_at or delay_seconds")
-        if self.run_at is not None and not 1970 <= self.run_at.year < 9000:
-            raise refused("run_at must lie between the years 1970 and 9000")
         return self
 
 
@@ -129,7 +135,7 @@ class NewTime(Form):
 def list_tasks(
     request: Request, session: Db, _principal: ReaderRole, wanted: Annotated[TaskFilter, Query()]
 ) -> TaskPage:
-    """The newest tasks first, a page at a time."""
+    """List tasks. The newest first, a page at a time."""
     reader = Reader(request.app.state.settings.outbox_schema)
     with session.begin(), _cursor_checked():
         found, next_cursor = reader.tasks(
@@ -146,14 +152,15 @@ def list_tasks(
 
 @routes.get("/{task_id}")
 def read_task(request: Request, session: Db, _principal: ReaderRole, task_id: UUID) -> TaskDetail:
-    """A task with its attempts."""
+    """Read a task. With its attempts, the oldest first."""
     with session.begin():
         return _detail(driver_connection(session.connection()), _ledger(request), task_id)
 
 
 @routes.post("/{task_id}/retry")
 def retry_task(request: Request, session: Db, principal: Admin, task_id: UUID) -> TaskDetail:
-    """A dead, cancelled or waiting-for-retry task is due at once: same id, its attempts kept."""
+    """Retry a task. One that is dead, cancelled or waits for its next attempt is due at once: same id, its attempts
+    kept."""
     ledger = _ledger(request)
     with session.begin():
         connection = driver_connection(session.connection())
@@ -172,7 +179,7 @@ def cancel_task(
     task_id: UUID,
     body: Cancellation | None = None,
 ) -> TaskDetail:
-    """200: it had not started and never will. 202: it runs; it is cancelled unless it succeeds first."""
+    """Cancel a task. 200: it had not started and never will. 202: it runs; it is cancelled unless it succeeds first."""
     ledger = _ledger(request)
     with session.begin():
         connection = driver_connection(session.connection())
@@ -185,7 +192,7 @@ def cancel_task(
 
 @routes.post("/{task_id}/reschedule")
 def reschedule_task(request: Request, session: Db, principal: Admin, task_id: UUID, body: NewTime) -> TaskDetail:
-    """A task that has not started runs at another time."""
+    """Reschedule a task. One that has not started runs at another time."""
     ledger = _ledger(request)
     delay = None if body.delay_seconds is None else timedelta(seconds=body.delay_seconds)
     with session.begin():

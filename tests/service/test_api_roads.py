@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import email
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
 
@@ -186,3 +189,24 @@ def test_if_the_commit_fails_nothing_is_promised_and_nothing_written(
     answer = api.post(path, json=CREATING[path], headers=headers)
     assert answer.status_code in (201, 202)
     assert UUID(answer.json()["task_ids"][0])
+
+
+@pytest.mark.parametrize("send_at", ["1970-01-01T00:00:00Z", "2020-06-01T12:00:00+02:00"])
+def test_a_time_that_is_past_means_now(api: TestClient, database: Database, send_at: str) -> None:
+    answer = api.post("/v1/mails", json={"to": "a@example.org", "subject": "s", "text": "t", "send_at": send_at})
+    assert answer.status_code == 202
+    mail = database.one("select send_at, body from app.mail")
+    assert mail["send_at"] is None
+    dated = email.message_from_bytes(bytes(mail["body"]))["Date"]
+    assert parsedate_to_datetime(dated) > datetime.now(UTC) - timedelta(minutes=5)
+    (task,) = api.get("/v1/tasks").json()["items"]
+    assert task["state"] == "pending"
+
+
+@pytest.mark.parametrize("send_at", ["1969-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_could_not_be_read_back_is_refused(api: TestClient, database: Database, send_at: str) -> None:
+    answer = api.post("/v1/mails", json={"to": "a@example.org", "subject": "s", "text": "t", "send_at": send_at})
+    assert [each["pointer"] for each in problem_of(answer)["errors"]] == ["/send_at"]
+    assert not any(database.rows().values())
+    listed = api.get("/v1/tasks", params={"since": send_at})
+    assert [each["pointer"] for each in problem_of(listed)["errors"]] == ["query/since"]

@@ -62,6 +62,13 @@ def test_tasks_are_filtered(api: TestClient, database: Database) -> None:
     assert ids("actor=other") == ids("queue=other") == ids("since=2099-01-01T00:00:00Z") == set()
 
 
+def test_an_empty_cursor_is_the_first_page_of_every_list(api: TestClient) -> None:
+    enqueue(api)
+    assert api.post("/v1/endpoints", json={"url": "https://h.example.org/", "event_types": ["*"]}).status_code == 201
+    for path in ("/v1/tasks", "/v1/endpoints"):
+        assert len(api.get(f"{path}?cursor=").json()["items"]) == 1
+
+
 @pytest.mark.parametrize(
     ("query", "pointer"),
     [
