@@ -29,6 +29,10 @@ MEASUREMENTS = {
     "history": "history",
     "memory": "memory",
     "statements": "statements",
+    "deliveries": "deliveries",
+    "mails": "mails",
+    "fairness": "fairness",
+    "firstbyte": "firstbyte",
 }
 
 

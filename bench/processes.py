@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
@@ -14,25 +15,26 @@ from deploy.local.child import Child
 THREADS = 8
 
 
-def relay(here: Field, *, window: int | None = None) -> Child:
+def relay(here: Field, *, window: int | None = None, app: Mapping[str, str] | None = None) -> Child:
     more = {} if window is None else {"OUTBOX_RELAY_WINDOW": str(window)}
-    return here.python("relay", "-m", "outbox.cli", "relay", **more)
+    return here.python("relay", "-m", "outbox.cli", "relay", **more, **app or {})
 
 
-def workers(here: Field, count: int = 2) -> list[Child]:
-    """Workers that consume: they have joined the ledger and opened their queue."""
-    started = [
-        here.python(f"worker-{number}", "-m", "outbox.cli", "worker", "--threads", str(THREADS))
-        for number in range(1, count + 1)
-    ]
+def workers(
+    here: Field, count: int = 2, *, threads: int = THREADS, queues: str = "bench", app: Mapping[str, str] | None = None
+) -> list[Child]:
+    """Workers that consume: they have joined the ledger and opened their queues. `app`: the environment of another
+    application than the bench's own."""
+    words = ["-m", "outbox.cli", "worker", "--threads", str(threads), "--queues", queues]
+    started = [here.python(f"worker-{number}", *words, **app or {}) for number in range(1, count + 1)]
     with here.connect() as conn:
-        until(lambda: _consuming(conn) >= count, f"{count} workers consume", here=here)
+        until(lambda: _consuming(conn, queues.split(",")) >= count, f"{count} workers consume", here=here)
     return started
 
 
-def _consuming(conn: psycopg.Connection[tuple[int]]) -> int:
-    asked = "select count(*) from outbox.worker where kind = 'worker' and 'bench' = any(queues)"
-    (number,) = conn.execute(asked).fetchone() or (0,)
+def _consuming(conn: psycopg.Connection[tuple[int]], queues: list[str]) -> int:
+    asked = "select count(*) from outbox.worker where kind = 'worker' and queues @> %s::text[]"
+    (number,) = conn.execute(asked, [queues]).fetchone() or (0,)
     return int(number)
 
 

@@ -6,6 +6,7 @@ import os
 import struct
 import time
 from pathlib import Path
+from uuid import UUID
 
 RECORD = struct.Struct("<qd")
 
@@ -18,12 +19,18 @@ class Stamps:
         self._owner = 0
         self._file = -1
 
-    def put(self, number: int) -> None:
+    def put(self, number: int, at: float | None = None) -> None:
+        """`at`: when it was, if that was not now."""
         if self._owner != os.getpid():  # a prefork server forked since
             self._owner = os.getpid()
             path = self._directory / f"{self._owner}.stamps"
             self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.write(self._file, RECORD.pack(number, time.monotonic()))
+        os.write(self._file, RECORD.pack(number, time.monotonic() if at is None else at))
+
+
+def number_of(id: UUID) -> int:
+    """The number that stands for a delivery or a mail: of its id, the bits that are random."""
+    return id.int & (1 << 62) - 1
 
 
 def read(directory: Path) -> list[tuple[int, float]]:
