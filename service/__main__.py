@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, NoReturn
 from uuid import UUID
 
 import typer
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from actors.secrets import SecretKeyMissing
@@ -43,6 +44,9 @@ keys_cli = typer.Typer(
 )
 cli.add_typer(keys_cli, name="keys")
 
+#: Open files that are enough for any number of callers that one process can serve.
+FILES = 65_536
+
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 
 
@@ -53,15 +57,18 @@ def api() -> None:
     import uvicorn
 
     from service.app import app, check_surroundings
+    from service.protocol import ProblemProtocol
 
     with _told_plainly():
         check_surroundings()
     configure(settings.log_format, settings.log_level)
+    _allow_connections()
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             host=settings.host,
             port=settings.port,
+            http=ProblemProtocol,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -139,6 +146,14 @@ def _told_plainly() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def _allow_connections() -> None:
+    """Each connection is an open file, of which a process has 1,024 in many places until it asks for what it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _session() -> Session:
     return Session(engine_for(_settings()))
 
@@ -162,8 +177,14 @@ def main() -> None:
     try:
         cli()
     except OperationalError as error:
-        typer.echo(f"The database cannot be used: {error.orig}", err=True)
-        sys.exit(3)
+        _end(f"The database cannot be used: {error.orig}")
+    except ProgrammingError as error:  # no table, a column that is not there yet, no right to read them
+        _end(f"The database cannot be used as it is: {error.orig}\nHas it been migrated? `outbox db upgrade` does it.")
+
+
+def _end(why: str) -> NoReturn:
+    typer.echo(why, err=True)
+    sys.exit(3)
 
 
 if __name__ == "__main__":

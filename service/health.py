@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from threading import Lock
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -44,17 +46,30 @@ def metrics(request: Request) -> Response:
 
 
 class Backlog(Collector):
-    """Unfinished tasks by queue and state, counted when asked, each count up to 10,000."""
+    """Unfinished tasks by queue and state, each count up to 10,000.
+
+    Anyone may ask, without a key: the database is asked once a second at most, by one thread.
+    """
 
     def __init__(self, registry: CollectorRegistry, engine: Engine, *, schema: str) -> None:
         self._engine = engine
         self._reader = Reader(schema)
+        self._counting = Lock()
+        self._counted: list[Metric] = []
+        self._until = 0.0
         registry.register(self)
 
     def describe(self) -> list[Metric]:
         return []
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> list[Metric]:
+        with self._counting:
+            if time.monotonic() >= self._until:
+                self._counted = list(self._count())
+                self._until = time.monotonic() + 1
+            return self._counted
+
+    def _count(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("api_database_up", "Whether the backlog could be counted.")
         tasks = GaugeMetricFamily(
             "outbox_backlog_tasks", "Unfinished tasks; 10000 means so many or more.", labels=["queue", "state"]

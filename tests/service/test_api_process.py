@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
@@ -10,10 +11,11 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import psycopg
 import pytest
 from api_process import Api, environment
-from service_eyes import ADMIN, SECRET_KEY, Database
+from service_eyes import ADMIN, SECRET_KEY, Database, problem_of
 from typer.testing import CliRunner
 
 from actors import outside
@@ -24,6 +26,14 @@ SIGNUP = {"email": "ada@example.org", "name": "Ada"}
 
 @pytest.fixture
 def api(service_url: str, database: Database) -> Iterator[Api]:
+    api = Api(service_url)
+    yield api
+    api.end()
+
+
+@pytest.fixture(scope="module")
+def whole(service_url: str) -> Iterator[Api]:
+    """One for all tests that it is to survive."""
     api = Api(service_url)
     yield api
     api.end()
@@ -79,6 +89,57 @@ def test_what_a_client_that_left_asked_for_is_kept_whole(api: Api, database: Dat
     assert (repeat.status_code, repeat.headers["idempotency-replayed"]) == (201, "true")
     rows = database.rows()
     assert (rows["app.user"], rows["outbox.task"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"zq7marker\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nzq7marker\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ],
+    ids=lambda sent: repr(sent[:32]),
+)
+def test_what_is_not_http_is_answered_with_a_problem_and_ended(whole: Api, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", whole.port), timeout=30) as client:
+        client.sendall(sent)
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        content = json.loads(answer.read())
+        assert client.recv(1) == b""
+    problem_of(httpx2.Response(answer.status, headers=answer.getheaders(), json=content))
+    assert (answer.status, content["type"]) == (400, "/problems/bad-request")
+    assert answer.getheader("Connection") == "close"
+    assert (answer.getheader("X-Content-Type-Options"), answer.getheader("Cache-Control")) == ("nosniff", "no-store")
+    assert "zq7marker" not in str(content)
+    assert whole.client.get("/livez").status_code == 200
+
+
+def test_a_body_that_stops_being_http_is_answered_with_a_problem(whole: Api, database: Database) -> None:
+    with socket.create_connection(("127.0.0.1", whole.port), timeout=30) as client:
+        client.sendall(
+            f"POST /v1/signups HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
+            "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n".encode()
+        )
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert (answer.status, answer.getheader("Content-Type")) == (400, "application/problem+json")
+    assert not any(database.rows().values())
+
+
+def test_keys_say_what_to_do_in_a_database_that_is_not_migrated(empty_database_url: str) -> None:
+    for words in (["list"], ["create", "--name", "ci"], ["revoke", "00000000-0000-0000-0000-000000000000"]):
+        told = subprocess.run(
+            [sys.executable, "-m", "service", "keys", *words], env=environment(empty_database_url), capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert told.returncode == 3, told.stderr
+        assert "outbox db upgrade" in told.stderr
+        assert "Traceback" not in told.stderr
+        assert told.stdout == ""
 
 
 def test_logs_are_structured_and_hold_no_secret(api: Api) -> None:
