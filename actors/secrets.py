@@ -1,5 +1,6 @@
 """Secrets at rest: AES-256-GCM under a key derived from SECRET_KEY."""
 
+import hmac
 import secrets
 
 from cryptography.exceptions import InvalidTag
@@ -29,8 +30,12 @@ class Vault:
                 f"set SECRET_KEY to at least {MIN_KEY_LENGTH} random characters, the same for every process, "
                 "for instance from: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
             )
-        derived = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"dramatiq-outbox secrets v1")
-        self._cipher = AESGCM(derived.derive(secret_key.encode()))
+        self._cipher = AESGCM(_derived(secret_key, b"dramatiq-outbox secrets v1"))
+        self._marks = _derived(secret_key, b"dramatiq-outbox marks v1")
+
+    def mark(self, text: str, *, owner: str) -> bytes:
+        """32 octets that nobody can make who does not know SECRET_KEY: proof that we said `text` as `owner`."""
+        return hmac.digest(self._marks, f"{owner}\0{text}".encode(), "sha256")
 
     def seal(self, secret: str, *, owner: str) -> bytes:
         nonce = secrets.token_bytes(_NONCE)
@@ -45,3 +50,7 @@ class Vault:
             return self._cipher.decrypt(nonce, ciphertext, owner.encode()).decode()
         except (InvalidTag, ValueError):
             raise Unreadable("a sealed secret does not open with this SECRET_KEY for this owner") from None
+
+
+def _derived(secret_key: str, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(secret_key.encode())

@@ -42,6 +42,27 @@ class Settings(BaseSettings):
         validation_alias="MAIL_FROM",
         description="sender of every mail: an address, or a name and <an address>",
     )
+    mail_return_path: str | None = Field(
+        default=None,
+        validation_alias="MAIL_RETURN_PATH",
+        description="address that bounces go to: bounces@example.com becomes bounces+<a mail's token>@example.com",
+    )
+    public_url: str | None = Field(
+        default=None,
+        validation_alias="PUBLIC_URL",
+        description="where the world reaches this API; links to unsubscribe begin with it",
+    )
+    dkim_key_file: str | None = Field(
+        default=None,
+        validation_alias="DKIM_KEY_FILE",
+        description="RSA key in PEM; with it every mail is signed (DKIM)",
+    )
+    dkim_selector: str = Field(
+        default="mail", validation_alias="DKIM_SELECTOR", description="name of the key below _domainkey in the DNS"
+    )
+    dkim_domain: str | None = Field(
+        default=None, validation_alias="DKIM_DOMAIN", description="domain that signs; that of MAIL_FROM, if unset"
+    )
     secret_key: SecretStr | None = Field(
         default=None,
         validation_alias="SECRET_KEY",

@@ -42,6 +42,7 @@ class Draft:
     html: str | None = None
     attachments: Sequence[Attachment] = ()
     headers: Mapping[str, str] | None = None
+    reply_to: Mailbox | None = None
 
 
 def message_id(mail_id: UUID, domain: str) -> str:
@@ -65,9 +66,11 @@ def build(draft: Draft, *, mail_id: UUID, date: datetime) -> bytes:
 def _head(draft: Draft, *, mail_id: UUID, date: datetime) -> list[str]:
     if date.tzinfo is None:
         raise ValueError("the date of a mail must be aware")
+    answers = draft.reply_to
     return [
         written_mailbox("From", draft.sender.name, str(draft.sender.address)),
         written_mailbox("To", draft.to.name, str(draft.to.address)),
+        *([written_mailbox("Reply-To", answers.name, str(answers.address))] if answers is not None else []),
         written_header("Subject", draft.subject),
         f"Date: {format_datetime(date)}\r\n",
         f"Message-ID: {message_id(mail_id, draft.sender.address.domain)}\r\n",

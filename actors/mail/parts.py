@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 _LONGEST_PLAIN_LINE = 200
-_NAMELESS = re.compile(r'[\x00-\x1f\x7f-\x9f"\\/\u2028\u2029\ud800-\udfff]')
+# Also what makes a name look like another one: marks of direction, and nothing at all.
+_NAMELESS = re.compile(r'[\x00-\x1f\x7f-\x9f"\\/\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]')
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,60}")
 # Percent-encoded it must fit on one line.
 _LONGEST_NAME = 200
@@ -51,12 +52,23 @@ def mixed(content: Part, attachments: Sequence[Part], *, boundary: str) -> Part:
     return _multipart("mixed", [content, *attachments], boundary) if attachments else content
 
 
-def attached(attachment: Attachment) -> Part:
-    if not _MEDIA_TYPE.fullmatch(attachment.content_type) or attachment.content_type.startswith("multipart/"):
+def check_media_type(content_type: str) -> None:
+    """Passes for what base64 may carry: neither a multipart nor a message (RFC 2046)."""
+    if not _MEDIA_TYPE.fullmatch(content_type) or content_type.startswith(("multipart/", "message/")):
         raise MessageRefused("an attachment's content type is not a media type such as application/pdf")
-    name = attachment.filename
+
+
+def check_filename(name: str) -> None:
     if not name or _NAMELESS.search(name) or len(name.encode()) > _LONGEST_NAME:
-        raise MessageRefused("an attachment's file name is missing, too long, or holds characters of a path")
+        raise MessageRefused(
+            "an attachment's file name is missing, too long, or holds characters that hide or lead away"
+        )
+
+
+def attached(attachment: Attachment) -> Part:
+    check_media_type(attachment.content_type)
+    check_filename(attachment.filename)
+    name = attachment.filename
     filename = f'filename="{name}"' if name.isascii() else f"filename*=utf-8''{quote(name, safe='')}"
     headers = (
         f"Content-Type: {attachment.content_type}",
