@@ -305,7 +305,8 @@ class DeliveryAttempt(Base):
 
 
 class Replay(Base):
-    """Deliver again what an endpoint missed: a walk over the payloads in pages. `after_at`, `after_id`: how far it is."""
+    """Deliver again what an endpoint missed: a walk over the payloads in pages. `after_at`, `after_id`: how far it is;
+    `reason`: why it was aborted."""
 
     __tablename__ = "replay"
 
@@ -322,6 +323,7 @@ class Replay(Base):
     enqueued: Mapped[int] = mapped_column(server_default=_ZERO)
     total: Mapped[int | None]
     who: Mapped[str]
+    reason: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     ended_at: Mapped[datetime | None]
 

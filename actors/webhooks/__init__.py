@@ -2,6 +2,7 @@
 
 from actors.webhooks.endpoints import change_endpoint, create_endpoint, rotate_secret
 from actors.webhooks.event_types import EventTypeRefused
+from actors.webhooks.forget import forget_endpoint
 from actors.webhooks.guard import AddressRefused
 from actors.webhooks.headers import HeaderRefused
 from actors.webhooks.outbound import deliver_webhook, fan_out, send_test
@@ -16,6 +17,7 @@ __all__ = [
     "deliver_webhook",
     "enqueue_replay",
     "fan_out",
+    "forget_endpoint",
     "replay_deliveries",
     "rotate_secret",
     "send_test",

@@ -138,6 +138,7 @@ def _create_replay() -> None:
         sa.Column("enqueued", sa.Integer, nullable=False, server_default=ZERO),
         sa.Column("total", sa.Integer),
         sa.Column("who", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text),
         sa.Column("created_at", INSTANT, nullable=False, server_default=NOW),
         sa.Column("ended_at", INSTANT),
         sa.CheckConstraint("which in ('failed', 'missed', 'all')", name="replay_which"),
