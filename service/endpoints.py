@@ -185,7 +185,7 @@ def change_endpoint(body: Change, session: Db, _principal: Admin, endpoint_id: U
 def delete_endpoint(session: Db, _principal: Admin, endpoint_id: UUID) -> None:
     """Delete an endpoint with its secrets and the record of its deliveries; those under way are given up."""
     with session.begin():
-        session.delete(find(session, endpoint_id, locked=True))
+        session.delete(_found(session, endpoint_id, True))
 
 
 @routes.post("/{endpoint_id}/rotate-secret", response_model=NewSecret)
@@ -214,8 +214,13 @@ def send_test(session: Db, _tasks: Tasks, once: AdminOnce, endpoint_id: UUID) ->
 
 
 def find(session: Session, endpoint_id: UUID, *, locked: bool = False) -> Endpoint:
-    endpoint = session.get(Endpoint, endpoint_id, with_for_update=locked or None)
-    if endpoint is None:
+    """The endpoint, or 404. `locked`: nobody else changes it meanwhile; events go on being delivered to it."""
+    return _found(session, endpoint_id, {"key_share": True} if locked else None)
+
+
+def _found(session: Session, endpoint_id: UUID, lock: dict[str, bool] | bool | None) -> Endpoint:
+    endpoint = session.get(Endpoint, endpoint_id, with_for_update=lock)
+    if endpoint is None or endpoint.deleted_at is not None:
         raise Problem("not-found", "No endpoint has this id.")
     return endpoint
 

@@ -1,12 +1,13 @@
 """An event on its way to those who subscribed: one task a delivery, with one body for all of them."""
 
 import json
+import random
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime
 from uuid import UUID
 
 import dramatiq
+from dramatiq.errors import Retry as TryAgain
 from sqlalchemy import ARRAY, Text, cast, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -15,22 +16,22 @@ from actors import outside
 from actors.database import transaction
 from actors.tables import Delivery, Endpoint, Payload
 from actors.webhooks import endpoints
-from actors.webhooks.address import parse
+from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.event_types import check_name, matching_patterns
-from actors.webhooks.guard import AddressRefused
 from actors.webhooks.lanes import lane_of
+from actors.webhooks.letter import Letter, opened
 from actors.webhooks.outcomes import Delivered, Gone, Refused, Retry, judge
 from actors.webhooks.record import record
-from actors.webhooks.signing import sign
-from outbox import Permanent, Snooze, Task, current_run, enqueue
+from actors.webhooks.schedule import next_wait
+from outbox import Permanent, Task, current_run, enqueue
 
-# An endpoint may ask us to wait, again and again, but for no longer than this: then its requests count as failures.
-_PATIENCE = timedelta(days=3)
 TEST_EVENT = "webhook.test"
 
+_draw = random.Random()  # noqa: S311  a jitter is no secret
 
-class DeliveryFailed(Exception):
-    """No answer, or one that asks for another attempt: a failure, tried again with backoff."""
+
+class DeliveryFailed(TryAgain):
+    """No answer, or one that asks for another attempt: a failure, tried again when its `delay` is over."""
 
 
 def fan_out(session: Session, *, event_id: UUID, event_type: str, content: bytes, occurred_at: datetime) -> list[Task]:
@@ -82,67 +83,37 @@ def _deliver(session: Session, payload: Payload, to: Iterable[Endpoint]) -> list
     return tasks
 
 
-# 5 s, 10 s, 20 s … up to 20 h apart, each a random part sooner: eighteen attempts over about four days.
+def _goes_on(failures: int, error: BaseException) -> bool:
+    """A delivery goes on as long as its schedule says; whatever else breaks is tried again eighteen times."""
+    return isinstance(error, DeliveryFailed) or failures < 18
+
+
 @dramatiq.actor(
-    queue_name="webhooks", max_retries=18, min_backoff=5_000, max_backoff=20 * 3_600_000, time_limit=5 * 60_000
+    queue_name="webhooks", retry_when=_goes_on, min_backoff=5_000, max_backoff=20 * 3_600_000, time_limit=5 * 60_000
 )
 def deliver_webhook(delivery_id: str) -> None:
     """One signed POST to one endpoint. What came of it is kept with the delivery, whatever it was."""
-    letter = _opened(UUID(delivery_id))
+    letter = opened(UUID(delivery_id))
     if letter is None:
         return
-    try:
-        url = parse(letter.url, policy=outside.policy())
-    except AddressRefused as refusal:
-        raise Permanent(f"the endpoint's URL is no longer permitted: {refusal}") from None
-    keys = endpoints.signing_keys(letter.endpoint_id, letter.sealed)
-    signature = sign(keys, webhook_id=delivery_id, at=datetime.now(UTC), body=letter.body)
-    answer = outside.courier().post(url, headers={**letter.headers, **signature}, body=letter.body)
-    outcome = judge(answer, now=datetime.now(UTC))
+    answer = outside.courier().post(letter.url, headers=letter.signed(at=datetime.now(UTC)), body=letter.body)
+    outcome = judge(answer, now=datetime.now(UTC), other_4xx=letter.other_4xx)
     if isinstance(outcome, Delivered):
-        record(current_run().session(), UUID(delivery_id), answer, outcome)
+        record(current_run().session(), letter.delivery_id, answer, outcome)
         return
+    raise _failed(letter, answer, outcome)
+
+
+def _failed(letter: Letter, answer: Answered | Unreachable, outcome: Refused | Gone | Retry) -> Exception:
+    """The attempt on record, and what it means for the task."""
+    failures = current_run().failures
     with transaction() as session:
         if isinstance(outcome, Gone):
             endpoints.disable_gone(session, letter.endpoint_id, reason=outcome.reason)
-        record(session, UUID(delivery_id), answer, outcome)
-    raise _verdict(outcome, age=datetime.now(UTC) - letter.created_at)
-
-
-class _Letter(NamedTuple):
-    """A delivery, read from the tables before the endpoint is spoken to."""
-
-    delivered: bool
-    created_at: datetime
-    body: bytes
-    endpoint_id: UUID
-    url: str
-    headers: dict[str, str]
-    enabled: bool
-    disabled_reason: str | None
-    sealed: list[bytes]
-
-
-def _opened(delivery_id: UUID) -> _Letter | None:
-    """What is to be posted, or None if it was delivered already."""
-    columns = (Delivery.status == "delivered", Delivery.created_at, Payload.body, Endpoint.id, Endpoint.url)
-    more = (Endpoint.headers, Endpoint.enabled, Endpoint.disabled_reason, endpoints.VALID_SECRETS)
-    whole = select(*columns, *more).join(Delivery.payload).join(Delivery.endpoint).where(Delivery.id == delivery_id)
-    with transaction() as session:
-        row = session.execute(whole).one_or_none()
-    if row is None:
-        raise Permanent("the endpoint was deleted, and its deliveries with it")
-    letter = _Letter(*row)
-    if letter.delivered:
-        return None
-    if not letter.enabled:
-        raise Permanent(f"the endpoint is disabled: {letter.disabled_reason}")
-    return letter
-
-
-def _verdict(outcome: Refused | Gone | Retry, *, age: timedelta) -> Exception:
+        record(session, letter.delivery_id, answer, outcome, last=failures >= len(letter.schedule))
     if not isinstance(outcome, Retry):
         return Permanent(outcome.reason)
-    if outcome.wait is not None and age < _PATIENCE:
-        return Snooze(outcome.wait, outcome.reason)
-    return DeliveryFailed(outcome.reason)
+    wait = next_wait(letter.schedule, failures=failures, retry_after=outcome.wait, draw=_draw)
+    if wait is None:
+        return Permanent(f"{outcome.reason}; the last attempt of its schedule")
+    return DeliveryFailed(outcome.reason, delay=int(wait.total_seconds() * 1000))

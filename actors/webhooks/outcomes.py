@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Literal
 
 from actors.webhooks.delivery import Answered, Unreachable
 
 RETRY_AFTER_CEILING = timedelta(hours=24)
+
+#: What an endpoint's owner decides about the 4xx that the table leaves open.
+Policy = Literal["refuse", "retry"]
 
 
 class Ruling(StrEnum):
@@ -15,6 +19,7 @@ class Ruling(StrEnum):
     RETRY = "retry"
     REFUSED = "refused"
     GONE = "gone"
+    BY_POLICY = "by policy"
 
 
 # The first row that holds the status decides.
@@ -25,7 +30,7 @@ TABLE: tuple[tuple[range, Ruling, str], ...] = (
     (range(410, 411), Ruling.GONE, "the endpoint is gone for good and gets disabled"),
     (range(425, 426), Ruling.RETRY, "too early"),
     (range(429, 430), Ruling.RETRY, "too many requests"),
-    (range(400, 500), Ruling.REFUSED, "the endpoint refuses this request"),
+    (range(400, 500), Ruling.BY_POLICY, "the endpoint refuses this request"),
     (range(500, 600), Ruling.RETRY, "the endpoint failed"),
     (range(0, 1000), Ruling.REFUSED, "not an answer to a request"),
 )
@@ -57,11 +62,16 @@ class Gone:
 Outcome = Delivered | Retry | Refused | Gone
 
 
-def judge(answer: Answered | Unreachable, *, now: datetime) -> Outcome:
-    """The outcome of an attempt: by the status table, or a retry when there was no answer at all."""
+def judge(answer: Answered | Unreachable, *, now: datetime, other_4xx: Policy = "refuse") -> Outcome:
+    """The outcome of an attempt: by the status table, or a retry when there was no answer at all.
+
+    `other_4xx`: whether those that the table leaves to the endpoint's owner end the delivery or are tried again.
+    """
     if isinstance(answer, Unreachable):
         return Retry(f"{answer.phase}: {answer.reason}", None)
     ruling, meaning = _ruled(answer.status)
+    if ruling is Ruling.BY_POLICY:
+        ruling = Ruling.RETRY if other_4xx == "retry" else Ruling.REFUSED
     reason = f"HTTP {answer.status}: {meaning}"
     if ruling is Ruling.DELIVERED:
         return Delivered(reason)

@@ -19,7 +19,7 @@ from actors.secrets import SecretKeyMissing
 from actors.tables import Delivery, DeliveryAttempt, Endpoint, EndpointSecret, Payload
 from actors.webhooks import replay
 from actors.webhooks.outbound import DeliveryFailed
-from outbox import Permanent, Snooze
+from outbox import Permanent
 
 pytestmark = pytest.mark.usefixtures("configured")
 AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -246,18 +246,49 @@ class TestDelivery:
         assert row.reason is not None
         assert row.reason.startswith(f"HTTP {row.status_code}")
 
-    def test_retry_after_snoozes_without_a_failure_until_the_delivery_is_old(self, bench: Bench) -> None:
-        with endpoint(answering(status(503, "Retry-After: 90"))) as far:
+    @pytest.mark.parametrize("asked", ["0", "1", "Sun, 06 Nov 1994 08:49:37 GMT"])
+    def test_a_retry_after_that_asks_for_no_wait_shortens_none(self, bench: Bench, asked: str) -> None:
+        with endpoint(answering(status(503, f"Retry-After: {asked}"))) as far:
             create(bench, far)
             (delivery_id,) = fan_out(bench)
-            with pytest.raises(Snooze) as snooze:
+            with pytest.raises(DeliveryFailed) as failed:
                 bench.perform(delivery_id)
-            assert snooze.value.wait == timedelta(seconds=90)
+        assert failed.value.delay is not None
+        assert 4_000 <= failed.value.delay <= 6_000
+
+    def test_a_longer_retry_after_is_waited_for_and_counts_as_an_attempt(self, bench: Bench) -> None:
+        with endpoint(answering(status(429, "Retry-After: 7200"))) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with pytest.raises(DeliveryFailed) as failed:
+                bench.perform(delivery_id)
+            assert failed.value.delay == 7_200_000
+            with pytest.raises(Permanent, match="last attempt"):
+                bench.perform(delivery_id, attempt=10)
+        assert (stored(bench, delivery_id).status, stored(bench, delivery_id).attempts) == ("failed", 2)
+
+    def test_an_endpoint_may_have_a_schedule_of_its_own(self, bench: Bench) -> None:
+        with endpoint(answering(status(500))) as far:
+            made, _ = create(bench, far)
+            (delivery_id,) = fan_out(bench)
             with bench.session() as session, session.begin():
-                session.get_one(Delivery, delivery_id).created_at = datetime.now(UTC) - timedelta(days=4)
+                session.get_one(Endpoint, made.id).schedule = [timedelta(minutes=1), timedelta(hours=1)]
+            with pytest.raises(DeliveryFailed) as failed:
+                bench.perform(delivery_id, attempt=2)
+            with pytest.raises(Permanent):
+                bench.perform(delivery_id, attempt=3)
+        assert failed.value.delay is not None
+        assert 2_880_000 <= failed.value.delay <= 4_320_000
+
+    def test_an_endpoint_may_have_other_4xx_tried_again(self, bench: Bench) -> None:
+        with endpoint(answering(status(404))) as far:
+            made, _ = create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            with bench.session() as session, session.begin():
+                session.get_one(Endpoint, made.id).other_4xx = "retry"
             with pytest.raises(DeliveryFailed):
                 bench.perform(delivery_id)
-        assert stored(bench, delivery_id).attempts == 2
+        assert stored(bench, delivery_id).status == "failing"
 
     def test_410_disables_the_endpoint(self, bench: Bench) -> None:
         with endpoint(answering(status(410))) as far:
@@ -317,6 +348,12 @@ class TestDelivery:
             with pytest.raises(Permanent, match="disabled"):
                 bench.perform(delivery_id)
             assert far.connections == 0
+        row = stored(bench, delivery_id)
+        assert (row.status, row.attempts, row.reason) == (
+            "missed",
+            0,
+            "the endpoint is disabled: disabled by its owner",
+        )
 
     def test_a_network_that_is_no_longer_allowed_gets_no_connection(self, bench: Bench, configured: Configure) -> None:
         with endpoint(answering(status(200))) as far:

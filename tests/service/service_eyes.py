@@ -151,6 +151,8 @@ class OneRun:
             self.connection, worker=self.worker, kind="worker", host="here", pid=1, queues=["mail"], threads=1,
             lease=timedelta(seconds=10),
         )  # fmt: skip
+        with self.connection.transaction():
+            self.ledger.sweep_lanes(self.connection)
         fence = database.one("select fence from outbox.task where id = %s", self.id)["fence"]
         (_,) = self.ledger.claim(self.connection, [(self.id, fence, self.run_id)], worker=self.worker, beat=0)
         self.ledger.beat(

