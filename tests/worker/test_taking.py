@@ -231,9 +231,10 @@ class TestSuspects:
     """What ran when a worker died runs alone next (I6)."""
 
     def suspect(self, shop: Workshop, *args: Any) -> str:
-        id = send(shop, *args)
-        shop.db.execute("update outbox.task set suspect = true where id = %s", [UUID(id)])
-        return id
+        message = shop.broker.get_actor("note").send_with_options(args=args, delay=3_600_000)
+        shop.db.execute("update outbox.task set suspect = true where id = %s", [UUID(message.message_id)])
+        shop.make_due(message.message_id)
+        return str(message.message_id)
 
     def test_nothing_starts_beside_it(self, workshop: Workshop) -> None:
         together: list[set[Any]] = []
