@@ -179,7 +179,8 @@ def main() -> None:
     except OperationalError as error:
         _end(f"The database cannot be used: {error.orig}")
     except ProgrammingError as error:  # no table, a column that is not there yet, no right to read them
-        _end(f"The database cannot be used as it is: {error.orig}\nHas it been migrated? `outbox db upgrade` does it.")
+        why = str(error.orig).partition("\n")[0]
+        _end(f"The database cannot be used: {why}. If it has not been migrated, `outbox db upgrade` does it.")
 
 
 def _end(why: str) -> NoReturn:

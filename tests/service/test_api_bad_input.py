@@ -263,6 +263,12 @@ def test_a_body_where_none_is_taken_is_refused(door: Door, route: str) -> None:
     door.is_as_before()
 
 
+def test_a_refusal_tells_the_state_and_not_the_id_that_came(door: Door) -> None:
+    answer = door.send("/v1/tasks/{task_id}/retry", b"")
+    door.refuses(answer, 409)
+    assert answer.json()["detail"] == "The task is pending: it will run without a retry."
+
+
 def test_an_empty_object_is_no_body(door: Door) -> None:
     for content in ("", "{}", " {} \n"):
         assert door.send("GET /v1/tasks", content).status_code == 200

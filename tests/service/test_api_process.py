@@ -19,7 +19,7 @@ from service_eyes import ADMIN, SECRET_KEY, Database, problem_of
 from typer.testing import CliRunner
 
 from actors import outside
-from service.__main__ import cli
+from service.__main__ import cli, main
 
 SIGNUP = {"email": "ada@example.org", "name": "Ada"}
 
@@ -130,16 +130,31 @@ def test_a_body_that_stops_being_http_is_answered_with_a_problem(whole: Api, dat
     assert not any(database.rows().values())
 
 
-def test_keys_say_what_to_do_in_a_database_that_is_not_migrated(empty_database_url: str) -> None:
-    for words in (["list"], ["create", "--name", "ci"], ["revoke", "00000000-0000-0000-0000-000000000000"]):
-        told = subprocess.run(
-            [sys.executable, "-m", "service", "keys", *words], env=environment(empty_database_url), capture_output=True,
-            text=True,
-        )  # fmt: skip
-        assert told.returncode == 3, told.stderr
-        assert "outbox db upgrade" in told.stderr
-        assert "Traceback" not in told.stderr
-        assert told.stdout == ""
+@pytest.mark.parametrize("body", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("key", ["", "Authorization: Bearer of-nobody\r\n"])
+def test_who_has_no_key_is_answered_before_a_body_is_sent(whole: Api, key: str, body: str) -> None:
+    with socket.create_connection(("127.0.0.1", whole.port), timeout=30) as client:
+        head = (
+            f"POST /v1/events HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: x/y\r\n{key}{body}\r\n\r\n"
+        )
+        client.sendall(head.encode())
+        assert client.recv(12) == b"HTTP/1.1 401"
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["create", "--name", "ci"], ["revoke", "00000000-0000-0000-0000-000000000000"]]
+)
+def test_keys_say_what_to_do_in_a_database_that_is_not_migrated(
+    empty_database_url: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    monkeypatch.setattr(sys, "argv", ["service", "keys", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 3
+    assert "`outbox db upgrade`" in told.err
+    assert told.out == ""
 
 
 def test_logs_are_structured_and_hold_no_secret(api: Api) -> None:
