@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections import Counter, deque
 from threading import Thread
 from typing import Any, NamedTuple
@@ -45,6 +46,12 @@ def api(service_url: str, surroundings: None) -> Any:
     api.process.kill()
     reader.join()
     api.end()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="another process's limit is told by Linux alone")
+def test_the_process_asks_for_as_many_open_files_as_it_may_have(api: Api) -> None:
+    soft, hard = resource.prlimit(api.process.pid, resource.RLIMIT_NOFILE)
+    assert soft > CONNECTIONS or soft == hard
 
 
 @pytest.mark.parametrize("path", BODIES)
