@@ -63,6 +63,17 @@ class Settings(BaseSettings):
     dkim_domain: str | None = Field(
         default=None, validation_alias="DKIM_DOMAIN", description="domain that signs; that of MAIL_FROM, if unset"
     )
+    mail_uncertain_wait: Duration = Field(
+        default=timedelta(minutes=15),
+        ge=timedelta(0),
+        validation_alias="MAIL_UNCERTAIN_WAIT",
+        description="seconds until a mail that may have arrived is sent a second and last time",
+    )
+    mail_domain_limits: str = Field(
+        default="",
+        validation_alias="MAIL_DOMAIN_LIMITS",
+        description="domains that take only so many mails, such as gmail.com=20/s:10 (rate and mails at once)",
+    )
     secret_key: SecretStr | None = Field(
         default=None,
         validation_alias="SECRET_KEY",
@@ -89,6 +100,11 @@ class Settings(BaseSettings):
         le=timedelta(seconds=60),
         validation_alias="WEBHOOK_DEADLINE",
         description="the longest that one attempt may take, from name lookup to the end of the answer",
+    )
+    operator_mail: str | None = Field(
+        default=None,
+        validation_alias="OPERATOR_MAIL",
+        description="who is told of endpoints that were disabled, where the endpoint itself names nobody",
     )
     mail_days: int = Field(
         default=30, ge=1, validation_alias="MAIL_DAYS", description="days that mails are kept once their tasks ended"
