@@ -1,125 +1,235 @@
 """A mail on its way: sent by a task with the same id, and every reply kept as evidence."""
 
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Never
 from uuid import UUID
 
 import dramatiq
-from sqlalchemy import false, func, select, update
+from dramatiq.errors import Retry
 from sqlalchemy.orm import Session
 
 from actors import outside
 from actors.database import transaction
+from actors.mail import throttle, transport_state
 from actors.mail.address import parse
-from actors.mail.replies import Outcome, Permanent, Sent, Temporary, TransportTrouble, Uncertain
+from actors.mail.records import (
+    History,
+    Letter,
+    allow_one_more,
+    begin_copy,
+    close,
+    open_letter,
+    record,
+    told_to_repeat,
+)
+from actors.mail.replies import (
+    HeldBack,
+    Outcome,
+    Permanent,
+    Phase,
+    Reply,
+    Sent,
+    Temporary,
+    Throttled,
+    TransportTrouble,
+    Uncertain,
+)
+from actors.mail.transport_state import Probe
 from actors.tables import Mail
 from outbox import Permanent as Hopeless
-from outbox import Snooze, Task, current_run, enqueue
+from outbox import Run, Snooze, Task, current_run, enqueue
 
-# How long a mail waits while the server cannot be used: five seconds at first, then longer each time.
+__all__ = ["RefusedForNow", "enqueue_mail", "send_mail"]
+
+# Tried again for about four days, as RFC 5321 §4.5.4.1 asks.
+_MOST_RETRIES = 24
+_FIRST_BACKOFF = timedelta(seconds=30)
+_MOST_BACKOFF = timedelta(hours=6)
+# How long a mail waits that cannot be sent now: five seconds at first, then longer each time.
 _TROUBLE = timedelta(seconds=5)
 _TROUBLE_MOST = timedelta(minutes=10)
-_UNCERTAIN = timedelta(minutes=15)
-_MOST_COPIES = 2
+_THROTTLED_MOST = timedelta(days=5)
 
 
-class RefusedForNow(Exception):
-    """The server refused the mail with a temporary reply: a failure, tried again with backoff."""
+class RefusedForNow(Retry):
+    """The server refused the mail with a temporary reply: a failure, tried again with backoff, or when it said."""
 
 
 def enqueue_mail(session: Session, mail: Mail) -> Task:
     """Send the mail once the session's transaction commits: at `send_at` if it has one, never after `expires_at`."""
+    key, limit = throttle.lane(parse(mail.recipient), outside.domain_limits())
     return enqueue(
-        session, send_mail.message(str(mail.id)), task_id=mail.id, run_at=mail.send_at, expires_at=mail.expires_at
+        session,
+        send_mail.message(str(mail.id)),
+        task_id=mail.id,
+        run_at=mail.send_at,
+        expires_at=mail.expires_at,
+        concurrency_key=key,
+        concurrency_limit=limit,
     )
 
 
-# Tried again for about four days, as RFC 5321 §4.5.4.1 asks; the time limit leaves room for the final
-# dot's patience, and is shorter than the half hour after which RabbitMQ takes a message back.
+# The time limit leaves room for the final dot's patience, and is shorter than the half hour after which RabbitMQ takes
+# a message back.
 @dramatiq.actor(
-    queue_name="mail", max_retries=24, min_backoff=30_000, max_backoff=6 * 3_600_000, time_limit=25 * 60_000
+    queue_name="mail",
+    max_retries=_MOST_RETRIES,
+    min_backoff=int(_FIRST_BACKOFF.total_seconds() * 1000),
+    max_backoff=int(_MOST_BACKOFF.total_seconds() * 1000),
+    time_limit=25 * 60_000,
 )
 def send_mail(mail_id: str) -> None:
-    """One SMTP conversation. Trouble of the transport costs no attempt; a mail that may have arrived is repeated at
-    most once, with the same bytes."""
-    letter = _opened(UUID(mail_id))
-    if letter.sent:
+    """One SMTP conversation. Trouble of the transport costs no attempt. Whatever dies, the server gets a mail at most
+    twice, with the same bytes; a third copy is an operator's decision."""
+    run, letter = current_run(), _opened(UUID(mail_id))
+    if not _is_wanted(letter):
         return
+    _await_the_slot(letter)
+    probe = _await_the_server(letter)
+    outcome = outside.transport().send(
+        letter.body,
+        sender=parse(letter.envelope_sender or letter.sender),
+        recipient=parse(letter.recipient),
+        before_dot=lambda: _begin_copy(letter, run, probe),
+    )
+    if isinstance(outcome, HeldBack):
+        _say_why(letter)
+    elif isinstance(outcome, Sent):
+        record(run.session(), letter.id, run.run_id, outcome, last=False)
+    else:
+        _settle(letter, run, _aged(outcome, letter), probe)
+
+
+def _opened(mail_id: UUID) -> Letter:
+    with transaction() as session:
+        letter = open_letter(session, mail_id, server=outside.transport().server.name)
+    if letter is None:
+        raise Hopeless("the mail no longer exists")
+    return letter
+
+
+def _is_wanted(letter: Letter) -> bool:
+    """Whether it is to be sent. False: it was, or its recipient wants none. Else raises what its task becomes."""
+    if letter.status in ("sent", "bounced"):
+        return False
+    if letter.in_flight is not None:
+        # That run is over: this task has another now. Whether the server answered it, nobody knows.
+        lost = Uncertain(Reply.missing(Phase.DOT, "an attempt ended before the server's reply was recorded"))
+        _settle(letter, current_run(), lost, None)
     if letter.expired:
+        _close(letter, "expired")
         raise Hopeless("the mail expired before it was sent")
-    outcome = outside.transport().send(letter.body, sender=parse(letter.sender), recipient=parse(letter.recipient))
-    if isinstance(outcome, Sent):
-        _record(current_run().session(), UUID(mail_id), outcome)
+    if letter.suppressed:
+        _close(letter, "suppressed")
+        return False
+    if letter.copies >= letter.most_copies:
+        _ask_for_the_operators_word(letter)
+    return True
+
+
+def _close(letter: Letter, status: str) -> None:
+    with transaction() as session:
+        close(session, letter, status)
+
+
+def _ask_for_the_operators_word(letter: Letter) -> None:
+    with transaction() as session:
+        if not told_to_repeat(session, letter):
+            raise Hopeless("the mail may have arrived already, and is not sent again unless an operator retries it")
+        allow_one_more(session, letter)
+
+
+def _await_the_slot(letter: Letter) -> None:
+    """Snoozes until the mail's own slot, if its domain has a rate: at most once an attempt."""
+    domain = parse(letter.recipient).domain
+    limit = outside.domain_limits().get(domain)
+    if limit is None or limit.interval is None or _is_paused(letter):
         return
+    left = letter.until_slot
+    if left is None:
+        with transaction() as session:
+            left = throttle.reserve(session, letter.id, domain, limit.interval)
+    if left > timedelta():
+        raise Snooze(left, f"{domain} takes no more mails at once")
+
+
+def _await_the_server(letter: Letter) -> Probe | None:
+    """Snoozes while the server cannot be used. The probe, if this mail is to find out whether it can again."""
+    if letter.pause_left is None:
+        return None
+    if _is_paused(letter):
+        raise Snooze(transport_state.wait_for(letter.pause_left), "the mail server cannot be used")
     with transaction() as session:
-        history = _record(session, UUID(mail_id), outcome)
-    raise _verdict(outcome, history)
+        probe = transport_state.begin_probe(session, outside.transport().server.name)
+    if probe is None:
+        raise Snooze(transport_state.wait_for(transport_state.PROBE), "another mail finds out about the mail server")
+    return probe
 
 
-class _Letter(NamedTuple):
-    """A mail, read from its table before the server is spoken to."""
-
-    body: bytes
-    sender: str
-    recipient: str
-    sent: bool
-    expired: bool
+def _is_paused(letter: Letter) -> bool:
+    return letter.pause_left is not None and letter.pause_left > timedelta()
 
 
-class _History(NamedTuple):
-    """What a mail went through, this attempt included."""
-
-    troubles: int
-    uncertain: int
-
-
-def _opened(mail_id: UUID) -> _Letter:
-    expired = func.coalesce(Mail.expires_at <= func.clock_timestamp(), false())
-    columns = (Mail.body, Mail.sender, Mail.recipient, Mail.status == "sent", expired)
+def _begin_copy(letter: Letter, run: Run, probe: Probe | None) -> bool:
     with transaction() as session:
-        row = session.execute(select(*columns).where(Mail.id == mail_id)).one_or_none()
-    if row is None:
+        if probe is not None:
+            transport_state.resume(session, outside.transport().server.name, probe)
+        return begin_copy(session, letter, run.run_id)
+
+
+def _say_why(letter: Letter) -> None:
+    """The mail was held back in the last moment: it expired, its recipient wants no more, another run sends it."""
+    if _is_wanted(_opened(letter.id)):
+        raise Snooze(_TROUBLE, "the mail was held back before its end")
+
+
+def _aged(outcome: Outcome, letter: Letter) -> Outcome:
+    """A throttle is no reason to wait for ever: after some days, what the server says counts as what it is."""
+    if not isinstance(outcome, Throttled) or letter.age < _THROTTLED_MOST:
+        return outcome
+    permanent = outcome.reply.code is not None and outcome.reply.code >= 500
+    return Permanent(outcome.reply) if permanent else Temporary(outcome.reply, outcome.wait)
+
+
+def _settle(letter: Letter, run: Run, outcome: Outcome, probe: Probe | None) -> Never:
+    """Keeps what was learned, and raises what the task becomes."""
+    server, pause = outside.transport().server.name, None
+    with transaction() as session:
+        history = record(session, letter.id, run.run_id, outcome, last=_is_last(run))
+        if isinstance(outcome, TransportTrouble):
+            pause = transport_state.pause(session, server, outcome, probe)
+        elif probe is not None:
+            transport_state.resume(session, server, probe)
+    if history is None:
         raise Hopeless("the mail no longer exists")
-    return _Letter(*row)
+    raise _verdict(outcome, history, run, pause)
 
 
-def _record(session: Session, mail_id: UUID, outcome: Outcome) -> _History:
-    """The reply as evidence, and what follows from it for the mail."""
-    evidence = update(Mail).values(
-        attempts=Mail.attempts + 1, reply=str(outcome.reply), reply_at=func.clock_timestamp()
-    )
-    recorded = (
-        evidence.values(_consequences(outcome)).where(Mail.id == mail_id).returning(Mail.troubles, Mail.uncertain)
-    )
-    row = session.execute(recorded, execution_options={"synchronize_session": False}).one_or_none()
-    if row is None:
-        raise Hopeless("the mail no longer exists")
-    return _History(*row)
+def _is_last(run: Run) -> bool:
+    return run.failures + 1 >= (run.max_attempts or _MOST_RETRIES + 1)
 
 
-def _consequences(outcome: Outcome) -> dict[str, Any]:
-    if isinstance(outcome, Sent):
-        return {"status": "sent", "sent_at": func.clock_timestamp()}
-    if isinstance(outcome, Permanent):
-        return {"status": "refused"}
-    if isinstance(outcome, TransportTrouble):
-        return {"troubles": Mail.troubles + 1}
-    if isinstance(outcome, Uncertain):
-        return {"status": "uncertain", "uncertain": Mail.uncertain + 1}
-    return {}
-
-
-def _verdict(outcome: Temporary | Permanent | TransportTrouble | Uncertain, history: _History) -> Exception:
+def _verdict(outcome: Outcome, history: History, run: Run, pause: timedelta | None) -> Exception:
     reason = str(outcome.reply)
-    if isinstance(outcome, Permanent):
-        return Hopeless(reason)
+    if isinstance(outcome, TransportTrouble | Throttled):
+        return Snooze(max(outcome.wait or _growing_wait(history.troubles), pause or timedelta()), reason)
     if isinstance(outcome, Temporary):
-        return RefusedForNow(reason)
-    if isinstance(outcome, TransportTrouble):
-        return Snooze(outcome.wait or _growing_wait(history.troubles), reason)
-    if history.uncertain >= _MOST_COPIES:
+        return RefusedForNow(reason, _asked_delay(outcome, run))
+    if not isinstance(outcome, Uncertain):
+        return Hopeless(reason)
+    if history.on_uncertain == "hold":
+        return Hopeless(f"{reason}; it may have arrived already, and is held for an operator")
+    if history.copies > 1:
         return Hopeless(f"{reason}; it may have arrived already, and is not sent a third time")
-    return Snooze(_UNCERTAIN, f"{reason}; it may have arrived already")
+    return Snooze(outside.settings().mail_uncertain_wait, f"{reason}; it may have arrived already")
+
+
+def _asked_delay(outcome: Temporary, run: Run) -> int | None:
+    """Milliseconds until the time that the server named; in the end never so early that the attempts are soon used up."""
+    if outcome.wait is None:
+        return None
+    least = min(_FIRST_BACKOFF * 2 ** min(run.failures, 20) / 8, _MOST_BACKOFF)
+    return int(max(outcome.wait, least).total_seconds() * 1000)
 
 
 def _growing_wait(troubles: int) -> timedelta:

@@ -4,7 +4,8 @@
 |------------------------------------------|---------------------------------|------------------------------------|
 | connect, greeting, ehlo, tls, auth, mail | any failure, lost connection    | TransportTrouble                   |
 | mail                                     | 552, or 5.3.4: too big          | Permanent                          |
-| rcpt, data, dot                          | 4xx, 5xx that name a throttle   | TransportTrouble                   |
+| mail of an international mail            | 555, or 5.6.7: not understood   | Permanent                          |
+| rcpt, data, dot                          | 4xx, 5xx that name a throttle   | Throttled                          |
 | rcpt, data, dot                          | other 4xx                       | Temporary                          |
 | rcpt, data, dot                          | other 5xx                       | Permanent                          |
 | rcpt, data, body                         | lost connection, not a reply    | Temporary: nothing was accepted    |
@@ -38,7 +39,8 @@ class Phase(StrEnum):
     DOT = "dot"
 
 
-_OF_THE_MAIL = frozenset({Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT})
+#: The phases in which a reply is about the mail; in those before, it is about the transport.
+OF_THE_MAIL = frozenset({Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Temporary:
-    """The server refused this mail for now."""
+    """The server refused this mail for now. `wait`: what it asked for, at most an hour."""
 
     reply: Reply
+    wait: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,25 @@ class Permanent:
 
 @dataclass(frozen=True, slots=True)
 class TransportTrouble:
-    """Not the mail's fault: it costs no attempt. `wait`: what the server asked for, at most an hour."""
+    """Not the mail's fault, and no other mail would fare better: it costs no attempt. `wait` as above."""
 
     reply: Reply
     wait: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """Too many mails at once for this recipient's server: it costs no attempt, for some days. `wait` as above."""
+
+    reply: Reply
+    wait: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Before its end went out the sender thought better of it: the server got no whole mail."""
+
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +115,10 @@ class Uncertain:
     reply: Reply
 
 
-Outcome = Sent | Temporary | Permanent | TransportTrouble | Uncertain
+Outcome = Sent | Temporary | Permanent | TransportTrouble | Throttled | HeldBack | Uncertain
 
 _TOO_BIG = re.compile(r"5\.3\.4\b")
+_NOT_UNDERSTOOD = re.compile(r"5\.6\.7\b")
 _THROTTLE = re.compile(
     r"throttl|frequency limited|rate limit|rate exceeded|sending rate|too many (?:connections|messages|mails)", re.I
 )
@@ -108,16 +127,23 @@ _ASKED_WAIT = re.compile(
 )
 
 
-def judge(reply: Reply) -> Outcome:
-    """The outcome of the conversation's last reply, by the table above."""
-    if reply.phase not in _OF_THE_MAIL:
-        too_big = reply.phase is Phase.MAIL and (reply.code == 552 or _TOO_BIG.match(reply.text) is not None)
-        return Permanent(reply) if too_big else TransportTrouble(reply, asked_wait(reply.text))
+def judge(reply: Reply, *, international: bool = False) -> Outcome:
+    """The outcome of the conversation's last reply, by the table above. `international`: it is a mail with SMTPUTF8."""
+    if reply.phase not in OF_THE_MAIL:
+        final = reply.phase is Phase.MAIL and _of_this_mail(reply, international)
+        return Permanent(reply) if final else TransportTrouble(reply, asked_wait(reply.text))
     if reply.code is None or reply.code < 400:
         return _judge_unrefused(reply)
     if _THROTTLE.search(reply.text):
-        return TransportTrouble(reply, asked_wait(reply.text))
-    return Permanent(reply) if reply.code >= 500 else Temporary(reply)
+        return Throttled(reply, asked_wait(reply.text))
+    return Permanent(reply) if reply.code >= 500 else Temporary(reply, asked_wait(reply.text))
+
+
+def _of_this_mail(reply: Reply, international: bool) -> bool:
+    """Whether a refused MAIL is about this mail: another one may well pass."""
+    if reply.code == 552 or _TOO_BIG.match(reply.text):
+        return True
+    return international and (reply.code == 555 or _NOT_UNDERSTOOD.match(reply.text) is not None)
 
 
 def _judge_unrefused(reply: Reply) -> Outcome:

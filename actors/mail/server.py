@@ -29,6 +29,11 @@ class Server:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
 
+    @property
+    def name(self) -> str:
+        """As operators know it: no user, no password."""
+        return f"{self.security}://{self.host}:{self.port}"
+
 
 def parse(url: str) -> Server:
     """The server of `smtp://`, `smtp+starttls://` or `smtps://[user:password@]host[:port]`, or ServerRefused."""

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from actor_bench import Bench
 from far_smtp import DROP, mailroom, raw_server
+from sqlalchemy import text
 
 from actors import mail, outside
 from actors.mail.outbound import RefusedForNow
@@ -24,6 +25,11 @@ def enqueued(bench: Bench, **options: Any) -> UUID:
         prepared = mail.prepare(session, **{"to": "ada@example.org", "subject": "Hello", "text": "Hi", **options})
         assert mail.enqueue_mail(session, prepared).id == prepared.id
     return prepared.id
+
+
+def end_the_pause(bench: Bench) -> None:
+    with bench.session() as session, session.begin():
+        session.execute(text("update app.transport set paused_until = clock_timestamp() where paused_until is not null"))
 
 
 def stored(bench: Bench, mail_id: UUID) -> Mail:
@@ -127,10 +133,11 @@ def test_trouble_of_the_transport_waits_longer_each_time(bench: Bench, configure
     mail_id = enqueued(bench)
     waits = []
     for _ in range(3):
+        end_the_pause(bench)
         with pytest.raises(Snooze) as snooze:
             perform(bench, mail_id)
-        waits.append(snooze.value.wait)
-    assert waits == [timedelta(seconds=5), timedelta(seconds=10), timedelta(seconds=20)]
+        waits.append(round(snooze.value.wait.total_seconds()))
+    assert waits == [5, 10, 20]
 
 
 def test_a_wait_that_the_server_names_is_kept(bench: Bench, configured: Configure) -> None:
@@ -139,7 +146,7 @@ def test_a_wait_that_the_server_names_is_kept(bench: Bench, configured: Configur
         mail_id = enqueued(bench)
         with pytest.raises(Snooze) as snooze:
             perform(bench, mail_id)
-    assert snooze.value.wait == timedelta(seconds=130)
+    assert round(snooze.value.wait.total_seconds()) == 130
 
 
 def test_a_sent_mail_is_not_sent_again(bench: Bench, configured: Configure) -> None:

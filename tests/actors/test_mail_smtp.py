@@ -18,12 +18,14 @@ from far_smtp import DROP, HANG, Mailroom, mailroom, raw_server
 from actors.mail.address import Address, parse
 from actors.mail.message import Draft, Mailbox, build
 from actors.mail.replies import (
+    HeldBack,
     Outcome,
     Permanent,
     Phase,
     Reply,
     Sent,
     Temporary,
+    Throttled,
     TransportTrouble,
     Uncertain,
     asked_wait,
@@ -42,6 +44,10 @@ SHORT = Patience(
     dot=timedelta(milliseconds=700),
     quit=timedelta(milliseconds=200),
 )
+
+
+def yes() -> bool:
+    return True
 
 
 def mail(text: str = "Hi", *, to: Address = ADA) -> bytes:
@@ -64,7 +70,7 @@ def transport(server: Server, **options: object) -> Iterator[Transport]:
 
 def send(server: Server, message: bytes | None = None, *, to: Address = ADA, **options: object) -> Outcome:
     with transport(server, **options) as opened:
-        return opened.send(message or mail(to=to), sender=SHOP, recipient=to)
+        return opened.send(message or mail(to=to), sender=SHOP, recipient=to, before_dot=yes)
 
 
 class TestDelivery:
@@ -105,7 +111,7 @@ class TestDelivery:
         to = parse("жук@example.org")
         with mailroom(enable_SMTPUTF8=True) as (room, port), transport(plain(port)) as opened:
             for recipient in (ADA, to, ADA):
-                assert isinstance(opened.send(mail(to=recipient), sender=SHOP, recipient=recipient), Sent)
+                assert isinstance(opened.send(mail(to=recipient), sender=SHOP, recipient=recipient, before_dot=yes), Sent)
         assert [e.rcpt_tos[0] for e in room.envelopes] == [str(ADA), str(to), str(ADA)]
         assert room.connections == 1
 
@@ -130,8 +136,8 @@ class TestReplies:
             ("RCPT", "550 5.1.1 no such user", Permanent),
             ("RCPT", "551 moved", Permanent),
             ("RCPT", "553 bad mailbox", Permanent),
-            ("RCPT", "550 frequency limited", TransportTrouble),
-            ("RCPT", "454 Throttling failure: Maximum sending rate exceeded", TransportTrouble),
+            ("RCPT", "550 frequency limited", Throttled),
+            ("RCPT", "454 Throttling failure: Maximum sending rate exceeded", Throttled),
             ("DATA", "421 closing", Temporary),
             ("DATA", "451 later", Temporary),
             ("DATA", "554 no valid recipients", Permanent),
@@ -144,7 +150,8 @@ class TestReplies:
             ("DOT", "550 5.7.1 spam", Permanent),
             ("DOT", "552 too big", Permanent),
             ("DOT", "554 5.6.0 refused", Permanent),
-            ("DOT", "454 Throttling failure", TransportTrouble),
+            ("DOT", "454 Throttling failure", Throttled),
+            ("DOT", "554 5.7.1 too many messages", Throttled),
             ("DOT", "354 pardon", Uncertain),
             ("DOT", "gibberish", Uncertain),
             ("RCPT", "gibberish", Temporary),
@@ -329,37 +336,37 @@ class TestReuse:
     def test_a_thread_keeps_its_connection_and_resets_it_between_mails(self) -> None:
         with raw_server() as server, transport(plain(server.port)) as opened:
             for _ in range(3):
-                assert isinstance(opened.send(mail(), sender=SHOP, recipient=ADA), Sent)
+                assert isinstance(opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes), Sent)
         assert server.connections == 1
         assert server.commands.count("RSET") == 2
 
     def test_a_connection_that_the_server_closed_meanwhile_is_replaced(self) -> None:
         with raw_server(RSET=DROP) as server, transport(plain(server.port)) as opened:
-            outcomes = [opened.send(mail(), sender=SHOP, recipient=ADA) for _ in range(2)]
+            outcomes = [opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes) for _ in range(2)]
         assert [type(o) for o in outcomes] == [Sent, Sent]
         assert (server.connections, len(server.bodies)) == (2, 2)
 
     def test_a_kept_connection_lost_before_the_envelope_is_replaced_at_once(self) -> None:
         with raw_server() as server, transport(plain(server.port)) as opened:
-            opened.send(mail(), sender=SHOP, recipient=ADA)
+            opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)
             server.replies["MAIL"] = DROP
-            outcome = opened.send(mail(), sender=SHOP, recipient=ADA)
+            outcome = opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)
         assert type(outcome) is TransportTrouble
         assert server.connections == 2
 
     @pytest.mark.parametrize("doubt", ["450 later", "550 no", "gibberish", DROP])
     def test_a_connection_in_doubt_is_not_used_again(self, doubt: str) -> None:
         with raw_server(RCPT=doubt) as server, transport(plain(server.port)) as opened:
-            opened.send(mail(), sender=SHOP, recipient=ADA)
+            opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)
             del server.replies["RCPT"]
-            assert isinstance(opened.send(mail(), sender=SHOP, recipient=ADA), Sent)
+            assert isinstance(opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes), Sent)
         assert server.connections == 2
 
     def test_an_idle_connection_is_not_used_again(self) -> None:
         patience = Patience(idle=timedelta(0))
         with raw_server() as server, transport(plain(server.port), patience=patience) as opened:
             for _ in range(2):
-                opened.send(mail(), sender=SHOP, recipient=ADA)
+                opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)
         assert server.connections == 2
 
     def test_threads_do_not_share_a_connection(self) -> None:
@@ -368,7 +375,7 @@ class TestReuse:
 
             def work() -> None:
                 for _ in range(5):
-                    outcomes.append(opened.send(mail(), sender=SHOP, recipient=ADA))
+                    outcomes.append(opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes))
                 opened.close()
 
             threads = [threading.Thread(target=work) for _ in range(4)]
