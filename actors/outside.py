@@ -1,5 +1,6 @@
 """The doors to the world outside, built from the settings when they are first used, and once a process."""
 
+from collections.abc import Mapping
 from email.utils import parseaddr
 from functools import cache
 from urllib.parse import urlsplit
@@ -11,13 +12,15 @@ from actors.mail.message import Mailbox
 from actors.mail.return_path import MOST_LOCAL
 from actors.mail.server import parse as parse_server
 from actors.mail.smtp import Transport
+from actors.mail.throttle import DomainLimit
+from actors.mail.throttle import parse as parse_limits
 from actors.secrets import Vault
 from actors.settings import Settings
 from actors.webhooks.delivery import Courier
 from actors.webhooks.guard import Policy
 
 __all__ = [
-    "courier", "forget", "policy", "public_url", "return_path", "sender", "settings", "signer", "transport", "vault",
+    "courier", "domain_limits", "forget", "policy", "public_url", "return_path", "sender", "settings", "signer", "transport", "vault",
 ]  # fmt: skip
 
 
@@ -77,6 +80,12 @@ def public_url() -> str | None:
     if not plain or parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("PUBLIC_URL must be an https URL such as https://api.example.com")
     return url.rstrip("/")
+
+
+@cache
+def domain_limits() -> Mapping[str, DomainLimit]:
+    """Which domains take only so many mails."""
+    return parse_limits(settings().mail_domain_limits)
 
 
 @cache
