@@ -4,10 +4,11 @@ from actors.mail.address import AddressRefused
 from actors.mail.headers import HeaderRefused
 from actors.mail.message import Attachment, MessageRefused
 from actors.mail.outbound import enqueue_mail, send_mail
-from actors.mail.prepare import prepare
+from actors.mail.prepare import TRANSACTIONAL, prepare, way_out
 from actors.mail.render import TemplateRefused, fill, letter
 
 __all__ = [
+    "TRANSACTIONAL",
     "AddressRefused",
     "Attachment",
     "HeaderRefused",
@@ -18,4 +19,5 @@ __all__ = [
     "letter",
     "prepare",
     "send_mail",
+    "way_out",
 ]

@@ -33,6 +33,13 @@ NEEDS: dict[tuple[str, str], Role | None] = {
     ("post", "/v1/endpoints/{endpoint_id}/rotate-secret"): "admin",
     ("post", "/v1/endpoints/{endpoint_id}/test"): "admin",
     ("post", "/v1/endpoints/{endpoint_id}/replay"): "admin",
+    ("get", "/v1/endpoints/{endpoint_id}/replays"): "reader",
+    ("get", "/v1/replays/{replay_id}"): "reader",
+    ("post", "/v1/replays/{replay_id}/abort"): "admin",
+    ("get", "/v1/endpoints/{endpoint_id}/deliveries"): "reader",
+    ("get", "/v1/deliveries/{delivery_id}"): "reader",
+    ("post", "/v1/deliveries/{delivery_id}/resend"): "writer",
+    ("get", "/v1/mails/{mail_id}"): "reader",
     ("get", "/v1/tasks"): "reader",
     ("get", "/v1/tasks/{task_id}"): "reader",
     ("get", "/v1/tasks/{task_id}/stream"): "reader",
@@ -74,7 +81,7 @@ def make_key(api: TestClient, service_url: str) -> Callable[[Role], keys.NewKey]
 def call(api: TestClient, method: str, path: str, key: str | None) -> Any:
     body = BODIES.get(path) if method in ("post", "patch") else None
     headers = {"Authorization": f"Bearer {key}"} if key else {"Authorization": ""}
-    filled = path.format(endpoint_id=uuid4(), task_id=uuid4())
+    filled = path.format(endpoint_id=uuid4(), task_id=uuid4(), mail_id=uuid4(), token="x")
     return api.request(method.upper(), filled, json=body, headers=headers)
 
 
