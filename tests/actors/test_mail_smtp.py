@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 import trustme
-from far_smtp import DROP, HANG, Mailroom, mailroom, raw_server
+from far_smtp import DRIP, DROP, HANG, Mailroom, mailroom, raw_server
 
 from actors.mail.address import Address, parse
 from actors.mail.message import Draft, Mailbox, build
@@ -34,6 +34,7 @@ from actors.mail.replies import (
 from actors.mail.server import Security, Server, ServerRefused
 from actors.mail.server import parse as parse_server
 from actors.mail.smtp import Patience, Transport
+from tests.awaiting import await_that
 
 SHOP = parse("shop@example.com")
 ADA = parse("ada@example.org")
@@ -68,9 +69,16 @@ def transport(server: Server, **options: object) -> Iterator[Transport]:
         opened.close()
 
 
-def send(server: Server, message: bytes | None = None, *, to: Address = ADA, **options: object) -> Outcome:
+def send(
+    server: Server,
+    message: bytes | None = None,
+    *,
+    to: Address = ADA,
+    before_dot: Callable[[], bool] = yes,
+    **options: object,
+) -> Outcome:
     with transport(server, **options) as opened:
-        return opened.send(message or mail(to=to), sender=SHOP, recipient=to, before_dot=yes)
+        return opened.send(message or mail(to=to), sender=SHOP, recipient=to, before_dot=before_dot)
 
 
 class TestDelivery:
@@ -111,7 +119,9 @@ class TestDelivery:
         to = parse("жук@example.org")
         with mailroom(enable_SMTPUTF8=True) as (room, port), transport(plain(port)) as opened:
             for recipient in (ADA, to, ADA):
-                assert isinstance(opened.send(mail(to=recipient), sender=SHOP, recipient=recipient, before_dot=yes), Sent)
+                assert isinstance(
+                    opened.send(mail(to=recipient), sender=SHOP, recipient=recipient, before_dot=yes), Sent
+                )
         assert [e.rcpt_tos[0] for e in room.envelopes] == [str(ADA), str(to), str(ADA)]
         assert room.connections == 1
 
@@ -178,7 +188,7 @@ class TestReplies:
             ("DOT", Uncertain, Phase.DOT),
         ],
     )
-    @pytest.mark.parametrize("end", [DROP, HANG])
+    @pytest.mark.parametrize("end", [DROP, HANG, DRIP])
     def test_a_lost_or_silent_server_is_judged_by_its_phase(
         self, phase: str, expected: type[Outcome], at: Phase, end: str
     ) -> None:
@@ -188,7 +198,7 @@ class TestReplies:
             took = time.monotonic() - started
         assert type(outcome) is expected
         assert (outcome.reply.phase, outcome.reply.code) == (at, None)
-        assert took < 2
+        assert took < 10
 
     def test_a_connection_lost_in_the_middle_of_the_body_accepted_nothing(self) -> None:
         with raw_server(BODY=DROP) as server:
@@ -196,6 +206,19 @@ class TestReplies:
         assert type(outcome) is Temporary
         assert outcome.reply.phase is Phase.BODY
         assert server.bodies == []
+
+    def test_a_server_that_reads_no_body_accepted_nothing(self) -> None:
+        with raw_server(BODY=HANG) as server:
+            outcome = send(plain(server.port), mail("x" * 900_000 * 20))
+        assert type(outcome) is Temporary
+        assert outcome.reply.phase is Phase.BODY
+        assert server.bodies == []
+
+    def test_a_reply_without_an_end_is_none(self) -> None:
+        with raw_server(RCPT="250-" + "x" * 1000 + "\r\n250-more" * 20_000) as server:
+            outcome = send(plain(server.port))
+        assert type(outcome) is Temporary
+        assert "longer" in outcome.reply.text
 
     def test_after_the_dot_the_server_has_the_whole_mail_though_no_reply_came(self) -> None:
         message = mail()
@@ -209,7 +232,7 @@ class TestReplies:
             outcome = send(plain(server.port))
             took = time.monotonic() - started
         assert type(outcome) is Uncertain
-        assert 0.7 <= took < 1.2
+        assert 0.7 <= took < 10
 
     @pytest.mark.parametrize("greeting", ["554 go away", "421 later", "gibberish"])
     def test_a_greeting_that_refuses_is_the_transports_trouble(self, greeting: str) -> None:
@@ -217,6 +240,12 @@ class TestReplies:
             outcome = send(plain(server.port))
         assert type(outcome) is TransportTrouble
         assert outcome.reply.phase is Phase.GREETING
+
+    @pytest.mark.parametrize("reply", ["555 5.5.4 unsupported", "550 5.6.7 not with me"])
+    def test_an_international_mail_that_the_server_does_not_understand_is_refused_alone(self, reply: str) -> None:
+        with raw_server(EHLO="250-here\r\n250-8BITMIME\r\n250 SMTPUTF8", MAIL=reply) as server:
+            assert type(send(plain(server.port), to=parse("жук@example.org"))) is Permanent
+            assert type(send(plain(server.port))) is TransportTrouble
 
     def test_no_server_is_the_transports_trouble(self) -> None:
         with raw_server() as server:
@@ -325,8 +354,55 @@ class TestSecurity:
             assert outcome.reply.phase is Phase.AUTH
             assert outcome.reply.code == 535
 
+    @pytest.mark.parametrize("auth", ["454 4.7.0 later", "534 5.7.9 too weak", "535 5.7.8 no", DROP, HANG, DRIP])
+    def test_a_failed_login_is_the_transports_trouble(self, auth: str) -> None:
+        with raw_server(AUTH=auth) as server:
+            outcome = send(Server(Security.PLAIN, "127.0.0.1", server.port, "ada", "x"))
+        assert type(outcome) is TransportTrouble
+        assert outcome.reply.phase is Phase.AUTH
+        assert outcome.reply.code == (int(auth[:3]) if auth[:3].isdigit() else None)
+        assert server.said("MAIL") == 0
+
+    @pytest.mark.parametrize("ehlo", ["421 closing", "550 who are you", DROP, HANG, DRIP])
+    def test_the_greeting_after_starttls_is_judged_as_the_first_one(
+        self, authority: trustme.CA, trusting: ssl.SSLContext, ehlo: str
+    ) -> None:
+        with raw_server(tls=certified(authority, "127.0.0.1"), EHLO2=ehlo, HELO=ehlo) as server:
+            outcome = send(Server(Security.STARTTLS, "127.0.0.1", server.port), tls=trusting)
+        assert type(outcome) is TransportTrouble
+        assert outcome.reply.phase is Phase.EHLO
+        assert server.said("STARTTLS") == 1
+
+    @pytest.mark.parametrize("starttls", ["454 4.7.0 not now", "501 what", DROP, HANG, DRIP])
+    def test_starttls_that_is_refused_or_lost_sends_nothing_in_the_clear(
+        self, trusting: ssl.SSLContext, starttls: str
+    ) -> None:
+        with raw_server(STARTTLS=starttls) as server:
+            outcome = send(Server(Security.STARTTLS, "127.0.0.1", server.port), tls=trusting)
+        assert type(outcome) is TransportTrouble
+        assert outcome.reply.phase is Phase.TLS
+        assert (server.said("AUTH"), server.said("MAIL")) == (0, 0)
+
+    @pytest.mark.parametrize("tls", [DROP, HANG, "\x16\x03\x01"])
+    @pytest.mark.parametrize("security", [Security.TLS, Security.STARTTLS])
+    def test_a_handshake_that_hangs_or_breaks_is_the_transports_trouble(
+        self, trusting: ssl.SSLContext, security: Security, tls: str
+    ) -> None:
+        with raw_server(**({"greeting": tls} if security is Security.TLS else {"TLS": tls})) as server:
+            outcome = send(Server(security, "127.0.0.1", server.port), tls=trusting)
+        assert type(outcome) is TransportTrouble
+        assert outcome.reply.phase in (Phase.CONNECT, Phase.TLS)
+        assert server.said("MAIL") == 0
+
+    def test_what_was_said_before_tls_is_forgotten(self, authority: trustme.CA, trusting: ssl.SSLContext) -> None:
+        smuggled = "220 go on\r\n250-here\r\n250 SIZE 1"
+        with raw_server(tls=certified(authority, "127.0.0.1"), STARTTLS=smuggled) as server:
+            outcome = send(Server(Security.STARTTLS, "127.0.0.1", server.port), tls=trusting)
+        assert isinstance(outcome, Sent), outcome
+        assert len(server.bodies) == 1
+
     def test_a_server_that_does_not_know_auth_is_the_transports_trouble(self) -> None:
-        with raw_server() as server:
+        with raw_server(EHLO="250 here") as server:
             outcome = send(Server(Security.PLAIN, "127.0.0.1", server.port, "ada", "x"))
         assert type(outcome) is TransportTrouble
         assert outcome.reply.phase is Phase.AUTH
@@ -352,6 +428,24 @@ class TestReuse:
             server.replies["MAIL"] = DROP
             outcome = opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)
         assert type(outcome) is TransportTrouble
+        assert server.connections == 2
+
+    @pytest.mark.parametrize("reply", ["421 too many mails", "451 later", "550 no", DROP])
+    def test_a_kept_connection_that_takes_no_more_mails_is_replaced_before_that_is_trouble(self, reply: str) -> None:
+        with raw_server() as server, transport(plain(server.port)) as opened:
+            opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)
+            server.replies["MAIL"] = reply
+            assert type(opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes)) is TransportTrouble
+            assert server.connections == 2
+            del server.replies["MAIL"]
+            assert isinstance(opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes), Sent)
+        assert server.connections == 3
+
+    def test_a_connection_takes_a_hundred_mails_at_most(self) -> None:
+        with raw_server() as server, transport(plain(server.port)) as opened:
+            message = mail()
+            for _ in range(101):
+                assert isinstance(opened.send(message, sender=SHOP, recipient=ADA, before_dot=yes), Sent)
         assert server.connections == 2
 
     @pytest.mark.parametrize("doubt", ["450 later", "550 no", "gibberish", DROP])
@@ -385,6 +479,48 @@ class TestReuse:
                 thread.join()
         assert {type(o) for o in outcomes} == {Sent}
         assert (room.connections, len(room.envelopes)) == (4, 20)
+
+
+class TestBeforeTheDot:
+    @pytest.mark.parametrize("octets", [10, 65_536 * 3])
+    def test_a_mail_that_is_held_back_was_never_whole(self, octets: int) -> None:
+        with raw_server() as server:
+            outcome = send(plain(server.port), mail("x" * octets), before_dot=lambda: False)
+            assert type(outcome) is HeldBack
+            await_that(lambda: server.ended)
+        assert server.bodies == []
+        assert not server.received[0].endswith(b".\r\n")
+
+    def test_an_error_hangs_up_and_the_connection_is_not_used_again(self) -> None:
+        def broken() -> bool:
+            raise RuntimeError("no database")
+
+        with raw_server() as server, transport(plain(server.port)) as opened:
+            with pytest.raises(RuntimeError):
+                opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=broken)
+            assert isinstance(opened.send(mail(), sender=SHOP, recipient=ADA, before_dot=yes), Sent)
+        assert (server.connections, len(server.bodies)) == (2, 1)
+        assert "QUIT" not in bytes(server.received[0]).decode()
+
+    @pytest.mark.parametrize("end", ["MAIL", "RCPT", "DATA"])
+    def test_it_is_asked_only_when_all_the_rest_was_taken(self, end: str) -> None:
+        asked: list[str] = []
+        with raw_server(**{end: "550 no"}) as server:
+            send(plain(server.port), before_dot=lambda: asked.append(end) is None)
+        assert asked == []
+
+    @pytest.mark.parametrize("length", [65_535, 65_536, 65_537, 131_072])
+    def test_the_end_is_whole_in_the_last_block_whatever_the_length(self, length: int) -> None:
+        message = mail()
+        message += b"x" * (length - len(message) - 2) + b"\r\n"
+        with raw_server() as server:
+            seen: list[bytes] = []
+            outcome = send(
+                plain(server.port), message, before_dot=lambda: seen.append(bytes(server.received[0])) is None
+            )
+        assert isinstance(outcome, Sent)
+        assert server.bodies == [message]
+        assert not seen[0].endswith(b".")
 
 
 class TestServerURL:
