@@ -111,5 +111,5 @@ def courier() -> Courier:
 
 def forget() -> None:
     """Read the settings again at the next use. For tests."""
-    for door in (settings, sender, transport, signer, return_path, public_url, vault, policy, courier):
+    for door in (settings, sender, transport, domain_limits, signer, return_path, public_url, vault, policy, courier):
         door.cache_clear()
