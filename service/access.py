@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine, select
@@ -109,7 +109,7 @@ def _at_least(role: Role) -> Callable[[Principal], Awaitable[Principal]]:
 
 
 def _needs(role: Role) -> Any:
-    return Depends(_at_least(role))
+    return Security(_at_least(role), scopes=[role])  # so the document names the role
 
 
 Reader = Annotated[Principal, _needs("reader")]

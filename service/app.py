@@ -12,7 +12,21 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from actors import outside
 from outbox.logs import configure
-from service import endpoints, events, health, mails, openapi, orders, problems, replay, signups, stream, tasks
+from service import (
+    docs,
+    endpoints,
+    events,
+    health,
+    mails,
+    openapi,
+    orders,
+    outgoing,
+    problems,
+    replay,
+    signups,
+    stream,
+    tasks,
+)
 from service.database import engine_for
 from service.limit import BodyLimit
 from service.pace import paces_for
@@ -29,6 +43,9 @@ def create_app(settings: Settings) -> FastAPI:
         title="Background tasks that cannot be lost",
         version="1",
         description="A 2xx means: committed, and it will be carried out.",
+        openapi_tags=openapi.TAGS,
+        license_info=openapi.LICENSE,
+        webhooks=outgoing.routes,
         docs_url=None,  # FastAPI's page loads from a third party
         redoc_url=None,
         redirect_slashes=False,  # the address would be made of what the caller says the host is
@@ -46,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     api.add_middleware(BodyLimit, octets=settings.body_limit)
     api.add_middleware(Witness, metrics=RequestMetrics(registry))
     problems.install(api)
-    for each in (signups, orders, events, mails, endpoints, replay, tasks, stream, health):
+    for each in (signups, orders, events, mails, endpoints, replay, tasks, stream, health, docs):
         api.include_router(each.routes)
     openapi.describe(api)
     return api

@@ -39,7 +39,10 @@ def ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
-@routes.get("/metrics", response_class=Response)
+_TEXT = {"description": "As Prometheus reads it.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@routes.get("/metrics", response_class=Response, responses={200: _TEXT})
 def metrics(request: Request) -> Response:
     """Requests and the outbox's backlog, in the text format of Prometheus."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,40 +1,108 @@
-"""The OpenAPI document: what FastAPI writes, with the errors that are really answered."""
+"""The OpenAPI document: what FastAPI writes, with the problems that each operation really answers, and examples."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from service.problems import MEDIA_TYPE
+from service import examples
+from service.examples import Example
+from service.problems import KINDS, MEDIA_TYPE
 
-__all__ = ["describe", "operation_id"]
+__all__ = ["LICENSE", "TAGS", "describe", "operation_id", "operations"]
 
-_METHODS = ("get", "post", "patch", "delete", "put")
+LICENSE = {"name": "Apache License 2.0", "identifier": "Apache-2.0"}
+TAGS = [
+    {"name": "signups", "description": "A user and the welcome mail, or neither."},
+    {"name": "orders", "description": "An order with its receipt, its webhooks and its place in the statistics."},
+    {"name": "events", "description": "What happened: one delivery to each endpoint that subscribed to its type."},
+    {"name": "mails", "description": "Mails whose bytes are fixed when they are accepted."},
+    {"name": "endpoints", "description": "Where webhooks go, with what secret, and what they missed."},
+    {
+        "name": "deliveries",
+        "description": "What went to an endpoint, what each attempt met, and one of them once more.",
+    },
+    {"name": "tasks", "description": "What became of what was promised, and what an operator can do about it."},
+    {"name": "health", "description": "Is it alive, is it ready, how is it doing. Needs no key."},
+    {"name": "webhooks", "description": "What the service sends to the endpoints."},
+]
+
+#: Operations that can conflict with what exists.
+_CONFLICTS = frozenset(
+    {"sign_up", "place_order", "publish_event", "send_test", "replay_missed", "resend_delivery"}
+    | {"retry_task", "cancel_task", "reschedule_task"}
+)
+#: Operations that never ask the database.
+_ALONE = frozenset({"live", "metrics"})
+_DONE = {
+    200: "Done.",
+    201: "Committed: it is created, and its tasks will be carried out.",
+    202: "Committed: it will be carried out.",
+    204: "Gone.",
+}
+_SENT_BACK = frozenset({"too-many", "in-flight", "unavailable"})
 
 _PROBLEM: dict[str, Any] = {
     "type": "object",
     "title": "Problem",
     "description": "RFC 9457. `type` can be fetched and says what to do.",
-    "required": ["type", "title", "status", "detail"],
+    "required": ["type", "title", "status", "detail", "request_id"],
+    "additionalProperties": False,
     "properties": {
-        "type": {"type": "string", "examples": ["/problems/invalid"]},
+        "type": {"type": "string", "enum": [f"/problems/{slug}" for slug in KINDS]},
         "title": {"type": "string"},
-        "status": {"type": "integer", "examples": [422]},
-        "detail": {"type": "string"},
-        "request_id": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "For people. It never repeats what was sent."},
+        "request_id": {"type": "string", "description": "Under which the log tells of it."},
         "errors": {
             "type": "array",
+            "description": "The first twenty members that are wrong.",
             "items": {
                 "type": "object",
                 "required": ["pointer", "detail"],
+                "additionalProperties": False,
                 "properties": {
-                    "pointer": {"type": "string", "examples": ["/items/0/quantity"]},
+                    "pointer": {
+                        "type": "string",
+                        "description": "A JSON pointer into the body, or `query/name`, `path/name`, `header/name`.",
+                        "examples": ["/items/0/quantity"],
+                    },
                     "detail": {"type": "string", "examples": ["must be at least 1"]},
                 },
             },
         },
+    },
+}
+_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-ID": {
+        "description": "The caller's own if it was plain, else a new one; the log has it too.",
+        "required": True,
+        "schema": {"type": "string", "examples": ["0198c4a0-7b3e-7d94-8f21-6c5d4e3f2a88"]},
+    },
+    "RateLimit-Policy": {
+        "description": "What a key may send: `q` requests at once, filled up again within `w` seconds.",
+        "schema": {"type": "string", "examples": ['"default";q=2000;w=10']},
+    },
+    "RateLimit": {
+        "description": "What is left of it: `r` requests now, all of them again in `t` seconds.",
+        "schema": {"type": "string", "examples": ['"default";r=1999;t=1']},
+    },
+    "Retry-After": {
+        "description": "After how many seconds the same request may succeed.",
+        "schema": {"type": "integer", "minimum": 1, "examples": [2]},
+    },
+    "WWW-Authenticate": {"description": "How to say who calls.", "schema": {"type": "string", "examples": ["Bearer"]}},
+    "Idempotency-Replayed": {
+        "description": "`true` if the work had been done before: this is the answer of that time.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "ETag": {
+        "description": "The version of what is shown. Send it as `If-Match` to change exactly this version.",
+        "schema": {"type": "string", "examples": ['"0198c4a0"']},
     },
 }
 
@@ -44,28 +112,174 @@ def operation_id(route: APIRoute) -> str:
 
 
 def describe(app: FastAPI) -> None:
-    """Let every operation declare its errors as problems, in place of FastAPI's own."""
+    """Complete the document when it is first asked for."""
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _mend(plain())
+            _complete(plain())
         return plain()
 
     app.openapi = described  # type: ignore[method-assign]
 
 
-def _mend(document: dict[str, Any]) -> None:
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.pop("HTTPValidationError", None)
-    schemas.pop("ValidationError", None)
-    schemas["Problem"] = _PROBLEM
-    answer = {
-        "description": "Every error is a problem document.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+def operations(document: dict[str, Any], *, where: str = "paths") -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Path, method and operation, in the order of the routes."""
+    for path, methods in document.get(where, {}).items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def _complete(document: dict[str, Any]) -> None:
+    components = document.setdefault("components", {})
+    for unused in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(unused, None)
+    components["schemas"]["Problem"] = _PROBLEM
+    components["headers"] = _HEADERS
+    components["responses"] = {}
+    used = {
+        tag
+        for each in ("paths", "webhooks")
+        for _, _, operation in operations(document, where=each)
+        for tag in operation["tags"]
     }
-    for path in document["paths"].values():
-        for method in _METHODS:
-            if method in path:
-                path[method]["responses"].pop("422", None)
-                path[method]["responses"]["default"] = answer
+    document["tags"] = [tag for tag in document["tags"] if tag["name"] in used]
+    for path, _, operation in operations(document):
+        _name(operation)
+        _forget_null(operation)
+        _show_requests(operation)
+        _describe_answers(operation)
+        for status, slugs in _problems(path, operation).items():
+            limited = "security" in operation
+            name = "Or".join(slug.title().replace("-", "") for slug in slugs) + ("" if limited else "WithoutKey")
+            components["responses"][name] = _answer_of(slugs, limited=limited)
+            operation["responses"][str(status)] = {"$ref": f"#/components/responses/{name}"}
+    for _, _, operation in operations(document, where="webhooks"):
+        _name(operation)
+        for unsaid in ("200", "422"):
+            operation["responses"].pop(unsaid, None)
+
+
+def _name(operation: dict[str, Any]) -> None:
+    operation["summary"] = operation["operationId"].replace("_", " ").capitalize()
+    operation["description"] = " ".join(operation["description"].split())
+
+
+def _forget_null(operation: dict[str, Any]) -> None:
+    """No header and no query can be null: what may be left out is not required, and that is all."""
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
+    body = operation.get("requestBody")
+    if body and not body.get("required"):
+        content = body["content"]["application/json"]
+        content["schema"] = _without_null(content["schema"])
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    choices = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    return {**{key: value for key, value in schema.items() if key != "anyOf"}, **choices[0]}
+
+
+def _show_requests(operation: dict[str, Any]) -> None:
+    if "requestBody" in operation:
+        shown = examples.REQUESTS.get(operation["operationId"], [])
+        operation["requestBody"]["content"]["application/json"]["examples"] = _named(shown)
+
+
+def _named(shown: list[Example]) -> dict[str, Any]:
+    return {each.summary.lower().replace(" ", "-").replace(",", ""): each._asdict() for each in shown}
+
+
+def _describe_answers(operation: dict[str, Any]) -> None:
+    operation["responses"].pop("422", None)
+    for status, answer in operation["responses"].items():
+        if answer["description"] == "Successful Response":
+            answer["description"] = _DONE[int(status)]
+        answer["headers"] = {name: _header(name) for name in _headers_of(operation, int(status))}
+        for media_type, content in answer.get("content", {}).items():
+            if media_type == "text/event-stream":
+                content.pop("itemSchema", None)
+                content.update(schema={"type": "string"}, example=examples.FRAMES)
+            else:
+                content["example"] = examples.ANSWERS.get((operation["operationId"], int(status)))
+
+
+def _headers_of(operation: dict[str, Any], status: int) -> list[str]:
+    names = ["X-Request-ID"]
+    if "security" in operation:
+        names += ["RateLimit-Policy", "RateLimit"]
+    if _takes(operation, "Idempotency-Key"):
+        names.append("Idempotency-Replayed")
+    if status != HTTPStatus.NO_CONTENT and operation["operationId"] in ("read_endpoint", "change_endpoint"):
+        names.append("ETag")
+    return names
+
+
+def _header(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/headers/{name}"}
+
+
+def _takes(operation: dict[str, Any], name: str) -> bool:
+    return any(each["name"] == name for each in operation.get("parameters", ()))
+
+
+def _problems(path: str, operation: dict[str, Any]) -> dict[int, list[str]]:
+    """The kinds of problem that the operation can answer with, by status."""
+    name, once = operation["operationId"], _takes(operation, "Idempotency-Key")
+    body, known = "requestBody" in operation, "security" in operation
+    possible = {
+        "bad-request": known,
+        "unauthorized": known,
+        "forbidden": known,
+        "not-found": "{" in path,
+        "conflict": name in _CONFLICTS,
+        "in-flight": once,
+        "precondition-failed": _takes(operation, "If-Match"),
+        "too-large": body,
+        "not-json": body,
+        "invalid": body or bool(operation.get("parameters")),
+        "key-reused": once,
+        "too-many": known,
+        "internal": True,
+        "unavailable": name not in _ALONE,
+    }
+    found: dict[int, list[str]] = {}
+    for slug, can_occur in possible.items():
+        if can_occur:
+            found.setdefault(KINDS[slug].status, []).append(slug)
+    return found
+
+
+def _answer_of(slugs: list[str], *, limited: bool) -> dict[str, Any]:
+    names = ["X-Request-ID"]
+    if "unauthorized" in slugs:
+        names.append("WWW-Authenticate")
+    elif limited:
+        names += ["RateLimit-Policy", "RateLimit"]
+    if _SENT_BACK.intersection(slugs):
+        names.append("Retry-After")
+    return {
+        "description": " ".join(f"{KINDS[slug].title}. {KINDS[slug].meaning}" for slug in slugs),
+        "headers": {name: _header(name) for name in names},
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "examples": {slug: {"summary": KINDS[slug].title, "value": _example_of(slug)} for slug in slugs},
+            }
+        },
+    }
+
+
+def _example_of(slug: str) -> dict[str, Any]:
+    kind = KINDS[slug]
+    wrong = {"errors": [{"pointer": "/items/0/quantity", "detail": "must be at least 1"}]} if slug == "invalid" else {}
+    return {
+        "type": f"/problems/{slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": "Nothing was changed: see errors." if wrong else kind.meaning,
+        **wrong,
+        "request_id": "0198c4a0-7b3e-7d94-8f21-6c5d4e3f2a88",
+    }

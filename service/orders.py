@@ -24,7 +24,9 @@ from service.idempotency import WriterOnce
 from service.problems import Problem
 from service.tables import Order, OrderItem
 
-__all__ = ["routes"]
+__all__ = ["PLACED", "Item", "NewOrder", "content_of", "routes"]
+
+PLACED = "order.placed"
 
 routes = APIRouter(prefix="/v1/orders", tags=["orders"], route_class=StrictRoute)
 
@@ -117,22 +119,23 @@ def _enqueue_receipt(session: Session, body: NewOrder, order_id: UUID, placed_at
 
 
 def _publish(session: Session, body: NewOrder, order_id: UUID, placed_at: datetime) -> list[UUID]:
+    published = events.publish(session, type=PLACED, content=content_of(body, order_id=order_id, placed_at=placed_at))
+    return published.task_ids if published else []
+
+
+def content_of(body: NewOrder, *, order_id: UUID, placed_at: datetime) -> bytes:
+    """What the endpoints are told of an order."""
     content = {
         "order_id": str(order_id),
         "placed_at": placed_at.isoformat(),
         **body.model_dump(mode="json"),
         "total_cents": body.total_cents,
     }
-    published = events.publish(
-        session, type="order.placed", content=json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    )
-    return published.task_ids if published else []
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _enqueue_count(session: Session, body: NewOrder, placed_at: datetime) -> UUID:
-    return analytics.enqueue_count(
-        session, "order.placed", at=placed_at, currency=body.currency, cents=body.total_cents
-    ).id
+    return analytics.enqueue_count(session, PLACED, at=placed_at, currency=body.currency, cents=body.total_cents).id
 
 
 def _earlier(session: Session, body: NewOrder) -> Placed:

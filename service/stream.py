@@ -52,7 +52,11 @@ LastEventId = Annotated[
 ]
 
 
-@routes.get("/{task_id}/stream", response_class=EventSourceResponse)
+@routes.get(
+    "/{task_id}/stream",
+    response_class=EventSourceResponse,
+    responses={200: {"description": "The task as it stands, and then whatever becomes of it."}},
+)
 async def stream_task(
     watch: Annotated[Watch, Depends(_followed)], task_id: UUID, last_event_id: LastEventId = None
 ) -> AsyncIterator[ServerSentEvent]:

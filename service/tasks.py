@@ -135,7 +135,7 @@ class NewTime(Form):
 def list_tasks(
     request: Request, session: Db, _principal: ReaderRole, wanted: Annotated[TaskFilter, Query()]
 ) -> TaskPage:
-    """List tasks. The newest first, a page at a time."""
+    """The newest tasks first, a page at a time."""
     reader = Reader(request.app.state.settings.outbox_schema)
     with session.begin(), _cursor_checked():
         found, next_cursor = reader.tasks(
@@ -152,15 +152,14 @@ def list_tasks(
 
 @routes.get("/{task_id}")
 def read_task(request: Request, session: Db, _principal: ReaderRole, task_id: UUID) -> TaskDetail:
-    """Read a task. With its attempts, the oldest first."""
+    """A task with its attempts, the oldest first."""
     with session.begin():
         return _detail(driver_connection(session.connection()), _ledger(request), task_id)
 
 
 @routes.post("/{task_id}/retry")
 def retry_task(request: Request, session: Db, principal: Admin, task_id: UUID) -> TaskDetail:
-    """Retry a task. One that is dead, cancelled or waits for its next attempt is due at once: same id, its attempts
-    kept."""
+    """A task that is dead, cancelled or waits for its next attempt is due at once: same id, its attempts kept."""
     ledger = _ledger(request)
     with session.begin():
         connection = driver_connection(session.connection())
@@ -179,7 +178,7 @@ def cancel_task(
     task_id: UUID,
     body: Cancellation | None = None,
 ) -> TaskDetail:
-    """Cancel a task. 200: it had not started and never will. 202: it runs; it is cancelled unless it succeeds first."""
+    """200: it had not started and never will. 202: it runs; it is cancelled unless it succeeds first."""
     ledger = _ledger(request)
     with session.begin():
         connection = driver_connection(session.connection())
@@ -192,7 +191,7 @@ def cancel_task(
 
 @routes.post("/{task_id}/reschedule")
 def reschedule_task(request: Request, session: Db, principal: Admin, task_id: UUID, body: NewTime) -> TaskDetail:
-    """Reschedule a task. One that has not started runs at another time."""
+    """A task that has not started runs at another time."""
     ledger = _ledger(request)
     delay = None if body.delay_seconds is None else timedelta(seconds=body.delay_seconds)
     with session.begin():

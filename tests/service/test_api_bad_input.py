@@ -217,7 +217,7 @@ def test_two_idempotency_keys_are_refused(door: Door) -> None:
         ("GET", f"/v1/endpoints?{MARK}=1", 422),
         ("GET", f"/v1/tasks?state={MARK}", 422),
         ("GET", f"/problems/{MARK}", 404),
-        ("GET", "/docs", 404),
+        ("GET", "/redoc", 404),
     ],
 )
 def test_a_wrong_path_or_method_is_a_problem_too(door: Door, method: str, path: str, status: int) -> None:

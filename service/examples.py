@@ -1,0 +1,236 @@
+"""What the document shows: bodies that the API accepts as they stand, and what it answers to them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = ["ANSWERS", "ENDPOINT", "FRAMES", "ORDER", "REQUESTS", "SECRET", "Example"]
+
+_USER = "0198c4a0-1f3b-7c52-9a54-3f6c1d0e8b11"
+ORDER = "0198c4a0-2b7e-7d10-8c3d-5a9be2f4c622"
+_EVENT = "0198c4a0-36d2-7a41-b0f7-91c2ad7e5d33"
+_MAIL = "0198c4a0-4418-7e93-a6c8-2d4f8b1e7a44"
+ENDPOINT = "0198c4a0-51c6-7b25-95ea-c07d3f6a9b55"
+_TASKS = ["0198c4a0-5e07-7f68-8d12-64be0a3c1f66", "0198c4a0-6a9d-7c0b-9e45-b8d17f2e4c77"]
+_RUN = "5d1f7a3e-90b4-4c26-8e7d-1a2b3c4d5e6f"
+_WORKER = "b7c2d940-3e1f-4a58-9c60-7f8e9d0a1b2c"
+
+
+class Example(NamedTuple):
+    """A name that says what is special about it, and the value."""
+
+    summary: str
+    value: Any
+
+
+#: Bodies by operation.
+REQUESTS: dict[str, list[Example]] = {
+    "sign_up": [Example("A new user", {"email": "ada@example.org", "name": "Ada Lovelace"})],
+    "place_order": [
+        Example(
+            "Two lines, with an id of the caller's own",
+            {
+                "email": "ada@example.org",
+                "items": [
+                    {"sku": "TEA-1", "quantity": 3, "unit_price_cents": 450},
+                    {"sku": "CUP", "quantity": 1, "unit_price_cents": 1290},
+                ],
+                "currency": "EUR",
+                "client_id": "cart-7731",
+            },
+        )
+    ],
+    "publish_event": [
+        Example("Something happened", {"type": "user.created", "data": {"id": 7, "email": "ada@example.org"}}),
+        Example("At most once for this client_id", {"type": "build.done", "data": "v1.4", "client_id": "build:14"}),
+    ],
+    "send_mail": [
+        Example("Now, as text", {"to": "ada@example.org", "subject": "Your code", "text": "It is 4711."}),
+        Example(
+            "Text and HTML",
+            {"to": "ada@example.org", "subject": "Hello", "text": "Hello Ada", "html": "<p>Hello <b>Ada</b></p>"},
+        ),
+        Example(
+            "Templates, and what to fill in",
+            {
+                "to": "ada@example.org",
+                "subject": "{{ month }} at the shop",
+                "text": "Hello {{ name }},\n\nhere is what was new.\n",
+                "variables": {"name": "Ada", "month": "June"},
+            },
+        ),
+    ],
+    "create_endpoint": [
+        Example(
+            "Orders, and one more type",
+            {
+                "url": "https://hooks.example.org/in",
+                "event_types": ["order.*", "user.created"],
+                "description": "The warehouse",
+                "headers": {"X-Tenant": "blue"},
+            },
+        )
+    ],
+    "change_endpoint": [
+        Example("Deliver nothing more for now", {"enabled": False}),
+        Example("Everything, elsewhere", {"url": "https://hooks.example.org/v2", "event_types": ["*"]}),
+    ],
+    "rotate_secret": [Example("The old one signs for another hour", {"overlap_seconds": 3600})],
+    "replay_missed": [Example("What was missed since", {"since": "2026-11-25T08:00:00Z"})],
+    "cancel_task": [Example("With the reason", {"reason": "wrong recipient"})],
+    "reschedule_task": [
+        Example("In an hour", {"delay_seconds": 3600}),
+        Example("At a time", {"run_at": "2030-01-31T12:00:00Z"}),
+    ],
+}
+
+_ITEM: dict[str, Any] = {
+    "id": _MAIL,
+    "state": "retrying",
+    "actor": "send_mail",
+    "queue": "mail",
+    "args": [_MAIL],
+    "kwargs": {},
+    "priority": 0,
+    "created_at": "2026-11-25T08:00:00Z",
+    "due_at": "2026-11-25T08:00:31Z",
+    "published_at": None,
+    "started_at": None,
+    "finished_at": None,
+    "expires_at": None,
+    "failures": 1,
+    "crashes": 0,
+    "max_attempts": 13,
+    "ordering_key": None,
+    "concurrency_key": None,
+    "unique_key": None,
+    "cancel_requested": False,
+    "reason": None,
+}
+_ATTEMPT = {
+    "run": _RUN,
+    "worker": _WORKER,
+    "outcome": "failed",
+    "error": "SMTPError: 450 mailbox busy",
+    "traceback": None,
+    "started_at": "2026-11-25T08:00:00.120Z",
+    "finished_at": "2026-11-25T08:00:01.480Z",
+}
+
+
+_DELIVERY: dict[str, Any] = {
+    "delivery_id": _TASKS[0],
+    "webhook_id": _TASKS[0],
+    "endpoint_id": ENDPOINT,
+    "event_id": _EVENT,
+    "event_type": "order.placed",
+    "status": "failing",
+    "created_at": "2026-11-25T08:00:00Z",
+    "delivered_at": None,
+    "attempt_count": 1,
+    "attempted_at": "2026-11-25T08:00:00.310Z",
+    "phase": "answer",
+    "status_code": 503,
+    "reason": "HTTP 503: the endpoint failed",
+    "duration_ms": 41.7,
+}
+_MET = {
+    "number": 1,
+    "at": "2026-11-25T08:00:00.310Z",
+    "outcome": "retry",
+    "phase": "answer",
+    "status_code": 503,
+    "reason": "HTTP 503: the endpoint failed",
+    "excerpt": "come back later",
+    "duration_ms": 41.7,
+}
+
+
+def _detail(**changed: Any) -> dict[str, Any]:
+    return {**_ITEM, **changed, "attempts": [_ATTEMPT]}
+
+
+_VIEW: dict[str, Any] = {
+    "endpoint_id": ENDPOINT,
+    "url": "https://hooks.example.org/in",
+    "event_types": ["order.*", "user.created"],
+    "description": "The warehouse",
+    "header_names": ["X-Tenant"],
+    "enabled": True,
+    "disabled_reason": None,
+    "disabled_at": None,
+    "created_at": "2026-11-25T08:00:00Z",
+    "updated_at": "2026-11-25T08:00:00Z",
+}
+#: Signs the examples, so that a receiver can be tried out with them.
+SECRET = "whsec_bmV2ZXIgdXNlIHRoaXMgb25lLCBpdCBpcyBwdWJsaWM="  # noqa: S105 - it is public
+_PLACED = {"order_id": ORDER, "total_cents": 2640, "task_ids": _TASKS}
+_PUBLISHED = {"event_id": _EVENT, "task_ids": _TASKS}
+
+#: Answers by operation and status.
+ANSWERS: dict[tuple[str, int], Any] = {
+    ("sign_up", 201): {"user_id": _USER, "task_ids": [_MAIL]},
+    ("place_order", 201): _PLACED,
+    ("place_order", 200): _PLACED,
+    ("publish_event", 202): _PUBLISHED,
+    ("publish_event", 200): _PUBLISHED,
+    ("send_mail", 202): {"mail_id": _MAIL, "task_ids": [_MAIL]},
+    ("read_mail", 200): {
+        "mail_id": _MAIL,
+        "to": "ada@example.org",
+        "status": "bounced",
+        "stream": "transactional",
+        "message_id": f"<{_MAIL}@example.org>",
+        "created_at": "2026-11-25T08:00:00Z",
+        "send_at": None,
+        "expires_at": None,
+        "sent_at": "2026-11-25T08:00:01.480Z",
+        "attempts": 1,
+        "on_uncertain": "resend",
+        "reply": "250 2.0.0 Ok: queued as 4F2A91",
+        "reply_at": "2026-11-25T08:00:01.480Z",
+        "events": [{"kind": "bounced", "status": "5.1.1", "at": "2026-11-25T08:02:40Z"}],
+    },
+    ("list_deliveries", 200): {"items": [_DELIVERY], "next_cursor": None},
+    ("read_delivery", 200): {**_DELIVERY, "attempts": [_MET]},
+    ("resend_delivery", 202): {"delivery_id": _TASKS[1], "task_ids": _TASKS[1:]},
+    ("create_endpoint", 201): {**_VIEW, "secret": SECRET},
+    ("list_endpoints", 200): {"items": [_VIEW], "next_cursor": None},
+    ("read_endpoint", 200): _VIEW,
+    ("change_endpoint", 200): {**_VIEW, "updated_at": "2026-11-25T09:30:00Z"},
+    ("rotate_secret", 200): {"endpoint_id": ENDPOINT, "secret": SECRET},
+    ("send_test", 202): {"endpoint_id": ENDPOINT, "task_ids": _TASKS[:1]},
+    ("replay_missed", 202): {"endpoint_id": ENDPOINT, "task_ids": _TASKS, "next_since": None},
+    ("list_tasks", 200): {"items": [_ITEM], "next_cursor": "AZjEoEQYfpOmyC1Pix56RA"},
+    ("read_task", 200): _detail(),
+    ("retry_task", 200): _detail(state="pending", due_at="2026-11-25T08:00:07Z"),
+    ("cancel_task", 200): _detail(
+        state="cancelled", finished_at="2026-11-25T08:00:09Z", reason="wrong recipient", max_attempts=13
+    ),
+    ("cancel_task", 202): _detail(state="running", started_at="2026-11-25T08:00:31.200Z", cancel_requested=True),
+    ("reschedule_task", 200): _detail(due_at="2030-01-31T12:00:00Z"),
+    ("live", 200): {"live": True},
+    ("ready", 200): {"ready": True},
+    (
+        "metrics",
+        200,
+    ): "# HELP http_requests_total Requests answered, by route and status.\nhttp_requests_total{…} 7.0\n",
+}
+
+#: What a stream of a task's progress holds.
+FRAMES = """\
+event: task
+data: {"id":"0198c4a0-4418-7e93-a6c8-2d4f8b1e7a44","state":"running",…,"attempts":0}
+id: 5f0c9d1ab37e2468
+
+: nothing new
+
+event: task
+data: {"id":"0198c4a0-4418-7e93-a6c8-2d4f8b1e7a44","state":"succeeded",…,"attempts":1}
+id: 90ab34cd12ef5678
+
+event: end
+data: {"state": "succeeded"}
+id: 90ab34cd12ef5678
+
+"""
