@@ -167,7 +167,7 @@ class MailGate(Base):
 
 class Endpoint(Base):
     """Where somebody receives webhooks. `url` is in its canonical spelling, its headers go along with each delivery:
-    `sealed_headers`, or `headers` in the clear where they were stored before they were sealed."""
+    `sealed_headers`, and then `headers` has their names alone; else `headers`, from before they were sealed."""
 
     __tablename__ = "endpoint"
 
@@ -233,6 +233,8 @@ class EndpointSecret(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     endpoint_id: Mapped[UUID] = mapped_column(ForeignKey(Endpoint.id, ondelete="cascade"))
     sealed: Mapped[bytes]
+    #: The half of a key pair that receivers verify with; None for a symmetric secret.
+    public_key: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     expires_at: Mapped[datetime | None]
 

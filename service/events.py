@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from actors import webhooks
+from actors.webhooks import event_types
 from service.bodies import RawBody, StrictRoute, slice_of
 from service.database import Db, Tasks
-from service.fields import ClientId, Form, Type
+from service.fields import ClientId, Form, Type, refused
 from service.idempotency import WriterOnce
 from service.problems import Problem
 from service.tables import Event
@@ -26,10 +27,18 @@ __all__ = ["Published", "publish", "routes"]
 routes = APIRouter(prefix="/v1/events", tags=["events"], route_class=StrictRoute)
 
 
-class NewEvent(Form):
-    """What happened. `data` is any JSON value; its bytes are kept and sent exactly as they came."""
+def _theirs(event_type: str) -> str:
+    try:
+        return event_types.check_theirs(event_type)
+    except event_types.EventTypeRefused as refusal:
+        raise refused(str(refusal)) from None
 
-    type: Type
+
+class NewEvent(Form):
+    """What happened. `data` is any JSON value; its bytes are kept and sent exactly as they came. Types that begin with
+    `webhook.` are the service's own."""
+
+    type: Annotated[Type, AfterValidator(_theirs)]
     data: Any
     client_id: ClientId | None = None
 

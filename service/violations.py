@@ -59,8 +59,8 @@ def _violation(error: Mapping[str, Any]) -> Violation:
     kind, loc = error["type"], tuple(error["loc"])
     if kind == "extra_forbidden":
         loc = loc[:-1]  # the member's name is the caller's word
-    if loc[:2] == ("body", "headers"):
-        loc = loc[:2]  # so are the names of headers
+    if loc[:2] in (("body", "headers"), ("body", "metadata")):
+        loc = loc[:2]  # so are the names of these members
     return Violation(_pointer(loc), _detail(kind, error))
 
 

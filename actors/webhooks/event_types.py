@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 MAX_LENGTH = 128
 MAX_PATTERNS = 100
+#: Events of this service itself: nobody else publishes them, and `*` does not ask for them.
+OURS = "webhook."
 
 _NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
 
@@ -20,8 +22,15 @@ def check_name(event_type: str) -> str:
     return event_type
 
 
+def check_theirs(event_type: str) -> str:
+    """As `check_name`, for an event that comes from outside: not one of ours."""
+    if check_name(event_type).startswith(OURS):
+        raise EventTypeRefused(f"event types that begin with '{OURS}' are reserved for this service; choose another")
+    return event_type
+
+
 def check_patterns(patterns: Sequence[str]) -> list[str]:
-    """What an endpoint subscribes to: event types, `order.*` for all that begin with `order.`, or `*` for all."""
+    """What an endpoint subscribes to: event types, `order.*` for all that begin with `order.`, or `*` for all but ours."""
     if not 1 <= len(patterns) <= MAX_PATTERNS:
         raise EventTypeRefused(f"1 to {MAX_PATTERNS} event types")
     for pattern in patterns:
@@ -31,6 +40,8 @@ def check_patterns(patterns: Sequence[str]) -> list[str]:
 
 
 def matching_patterns(event_type: str) -> list[str]:
-    """Every pattern that an event of this type fits."""
+    """Every pattern that an event of this type fits. One of ours tells of other endpoints: it must be asked for by name,
+    or as `webhook.*`."""
     words = event_type.split(".")
-    return ["*", event_type, *(".".join(words[:n]) + ".*" for n in range(1, len(words)))]
+    prefixes = [".".join(words[:n]) + ".*" for n in range(1, len(words))]
+    return [*([] if event_type.startswith(OURS) else ["*"]), event_type, *prefixes]

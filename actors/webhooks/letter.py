@@ -5,12 +5,12 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import false, func, select
 
 from actors import outside
 from actors.database import transaction
-from actors.tables import Delivery, Endpoint, Payload
-from actors.webhooks import endpoints, schedule
+from actors.tables import Delivery, Endpoint, EndpointHealth, Payload
+from actors.webhooks import endpoints, health, schedule
 from actors.webhooks.address import WebhookURL, parse
 from actors.webhooks.guard import AddressRefused
 from actors.webhooks.outcomes import Policy
@@ -20,7 +20,11 @@ from outbox import Permanent
 
 
 class Letter(NamedTuple):
-    """What is to be posted, to whom, and by which rules."""
+    """What is to be posted, to whom, and by which rules.
+
+    `slot`, `probe`: how far away they were by the database's clock, if it has a slot, and if the circuit is open.
+    `troubled`: the last attempt at this endpoint failed. `ailing`: it has done so for longer than our patience.
+    """
 
     delivery_id: UUID
     webhook_id: UUID
@@ -31,6 +35,11 @@ class Letter(NamedTuple):
     sealed: Sequence[bytes]
     schedule: Sequence[timedelta]
     other_4xx: Policy
+    rate_per_second: float | None
+    slot: timedelta | None
+    probe: timedelta | None
+    troubled: bool
+    ailing: bool
 
     def signed(self, *, at: datetime) -> dict[str, str]:
         """Its headers for an attempt at this instant."""
@@ -38,6 +47,7 @@ class Letter(NamedTuple):
         return {**self.headers, **sign(keys, webhook_id=str(self.webhook_id), at=at, body=self.body)}
 
 
+_NOW = func.clock_timestamp()
 _COLUMNS = (
     (Delivery.status == "delivered").label("delivered"),
     func.coalesce(Delivery.webhook_id, Delivery.id).label("webhook_id"),
@@ -45,20 +55,32 @@ _COLUMNS = (
     Endpoint.id.label("endpoint_id"),
     Endpoint.url,
     Endpoint.headers,
+    Endpoint.sealed_headers,
     Endpoint.enabled,
     Endpoint.disabled_reason,
     Endpoint.deleted_at,
     Endpoint.schedule,
     Endpoint.other_4xx,
+    Endpoint.rate_per_second,
     endpoints.VALID_SECRETS.label("sealed"),
+    (Delivery.slot_at - _NOW).label("slot"),
+    (EndpointHealth.probe_at - _NOW).label("probe"),
+    (func.coalesce(EndpointHealth.failures, 0) > 0).label("troubled"),
+    func.coalesce(EndpointHealth.failing_since <= _NOW - health.PATIENCE, false()).label("ailing"),
+)
+_WHOLE = (
+    select(*_COLUMNS)
+    .select_from(Delivery)
+    .join(Delivery.payload)
+    .join(Delivery.endpoint)
+    .outerjoin(EndpointHealth, EndpointHealth.endpoint_id == Endpoint.id)
 )
 
 
 def opened(delivery_id: UUID) -> Letter | None:
     """What is to be posted, or None if it was delivered already. Raises Permanent for what never will be."""
-    whole = select(*_COLUMNS).join(Delivery.payload).join(Delivery.endpoint).where(Delivery.id == delivery_id)
     with transaction() as session:
-        row = session.execute(whole).one_or_none()
+        row = session.execute(_WHOLE.where(Delivery.id == delivery_id)).one_or_none()
     if row is None or row.deleted_at is not None:
         raise Permanent("the endpoint was deleted, and its deliveries with it")
     if row.delivered:
@@ -75,10 +97,15 @@ def opened(delivery_id: UUID) -> Letter | None:
         body=row.body,
         endpoint_id=row.endpoint_id,
         url=url,
-        headers=row.headers,
+        headers=endpoints.headers_of(row.endpoint_id, row.headers, row.sealed_headers),
         sealed=row.sealed,
         schedule=row.schedule or schedule.DEFAULT,
         other_4xx=row.other_4xx,
+        rate_per_second=row.rate_per_second,
+        slot=row.slot,
+        probe=row.probe,
+        troubled=row.troubled,
+        ailing=row.ailing,
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import dramatiq
@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from actors import outside
 from actors.database import transaction
 from actors.tables import Delivery, Endpoint, Payload
-from actors.webhooks import endpoints
+from actors.webhooks import endpoints, health, notices, rate
 from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.event_types import check_name, matching_patterns
 from actors.webhooks.lanes import lane_of
@@ -23,7 +23,7 @@ from actors.webhooks.letter import Letter, opened
 from actors.webhooks.outcomes import Delivered, Gone, Refused, Retry, judge
 from actors.webhooks.record import record
 from actors.webhooks.schedule import next_wait
-from outbox import Permanent, Task, current_run, enqueue
+from outbox import Permanent, Snooze, Task, current_run, enqueue
 
 TEST_EVENT = "webhook.test"
 
@@ -58,7 +58,8 @@ def fan_out(session: Session, *, event_id: UUID, event_type: str, content: bytes
 
 
 def send_test(session: Session, endpoint: Endpoint) -> Task:
-    """One delivery of a `webhook.test` event, whatever the endpoint subscribed to."""
+    """One delivery of a `webhook.test` event, whatever the endpoint subscribed to. An open circuit is tried at once."""
+    health.try_now(session, endpoint.id)
     content = json.dumps({"endpoint_id": str(endpoint.id)}).encode()
     payload = Payload(
         event_id=uuid7(), event_type=TEST_EVENT, body=body_of(TEST_EVENT, content, occurred_at=datetime.now(UTC))
@@ -96,20 +97,53 @@ def deliver_webhook(delivery_id: str) -> None:
     letter = opened(UUID(delivery_id))
     if letter is None:
         return
+    probing = _takes_its_turn(letter)
     answer = outside.courier().post(letter.url, headers=letter.signed(at=datetime.now(UTC)), body=letter.body)
     outcome = judge(answer, now=datetime.now(UTC), other_4xx=letter.other_4xx)
-    if isinstance(outcome, Delivered):
-        record(current_run().session(), letter.delivery_id, answer, outcome)
-        return
-    raise _failed(letter, answer, outcome)
+    if not isinstance(outcome, Delivered):
+        raise _failed(letter, answer, outcome, probing=probing)
+    session = current_run().session()
+    if letter.troubled:
+        health.note_success(session, letter.endpoint_id)
+    record(session, letter.delivery_id, answer, outcome)
 
 
-def _failed(letter: Letter, answer: Answered | Unreachable, outcome: Refused | Gone | Retry) -> Exception:
-    """The attempt on record, and what it means for the task."""
-    failures = current_run().failures
+def _takes_its_turn(letter: Letter) -> bool:
+    """Snooze until the endpoint's circuit closes, or until the delivery's slot. Answers whether it tries an open circuit."""
+    if letter.probe is not None and letter.probe > timedelta():
+        raise Snooze(letter.probe, "the endpoint keeps failing: its circuit is open")
+    if letter.rate_per_second is not None:
+        wait = letter.slot
+        if wait is None or wait < -rate.LATE:
+            with transaction() as session:
+                wait = rate.reserve(session, letter.endpoint_id, letter.delivery_id, per_second=letter.rate_per_second)
+        if wait > timedelta():
+            raise Snooze(wait, "the endpoint's rate: waits for its slot")
+    if letter.probe is None:
+        return False
+    deadline = outside.settings().webhook_deadline
     with transaction() as session:
+        if not health.may_probe(session, letter.endpoint_id, deadline=deadline):
+            raise Snooze(deadline, "the endpoint keeps failing: another delivery tries it just now")
+    return True
+
+
+def _failed(
+    letter: Letter, answer: Answered | Unreachable, outcome: Refused | Gone | Retry, *, probing: bool
+) -> Exception:
+    """The attempt on record, and what it means for the endpoint and for the task."""
+    failures = current_run().failures
+    slow = answer.duration >= min(health.SLOW, outside.settings().webhook_deadline / 2)
+    with transaction() as session:
+        if letter.ailing:
+            endpoints.lock(session, letter.endpoint_id)
         if isinstance(outcome, Gone):
-            endpoints.disable_gone(session, letter.endpoint_id, reason=outcome.reason)
+            notices.disable(session, letter.endpoint_id, reason=outcome.reason)
+        elif (
+            health.note_failure(session, letter.endpoint_id, outcome, slow=slow, probing=probing, draw=_draw)
+            and letter.ailing
+        ):
+            notices.disable(session, letter.endpoint_id, reason=f"failing for more than five days: {outcome.reason}")
         record(session, letter.delivery_id, answer, outcome, last=failures >= len(letter.schedule))
     if not isinstance(outcome, Retry):
         return Permanent(outcome.reason)

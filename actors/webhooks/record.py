@@ -40,6 +40,7 @@ def record(
             reason=storable(outcome.reason, octets=1000),
             status_code=answer.status if isinstance(answer, Answered) else None,
             excerpt=answer.excerpt if isinstance(answer, Answered) else None,
+            slot_at=None,
         )
         .returning(
             Delivery.id,

@@ -39,6 +39,7 @@ def downgrade() -> None:
     op.create_check_constraint(
         "delivery_status", "delivery", "status in ('queued', 'delivered', 'failing', 'refused')", schema="app"
     )
+    op.drop_column("endpoint_secret", "public_key", schema="app")
     for column in ("slot_at", "webhook_id"):
         op.drop_column("delivery", column, schema="app")
     for constraint in ("endpoint_concurrency", "endpoint_rate", "endpoint_schedule", "endpoint_other_4xx"):
@@ -72,6 +73,7 @@ def _widen_endpoint() -> None:
         sa.Column("sealed_headers", sa.LargeBinary),
     ):
         op.add_column("endpoint", column, schema="app")
+    op.add_column("endpoint_secret", sa.Column("public_key", sa.Text), schema="app")
     op.create_check_constraint("endpoint_concurrency", "endpoint", "concurrency between 1 and 64", schema="app")
     op.create_check_constraint("endpoint_rate", "endpoint", "rate_per_second > 0", schema="app")
     op.create_check_constraint("endpoint_schedule", "endpoint", "cardinality(schedule) between 1 and 30", schema="app")

@@ -17,7 +17,6 @@ from sqlalchemy import delete, select, text
 from actors import webhooks
 from actors.secrets import SecretKeyMissing
 from actors.tables import Delivery, DeliveryAttempt, Endpoint, EndpointSecret, Payload
-from actors.webhooks import replay
 from actors.webhooks.outbound import DeliveryFailed
 from outbox import Permanent
 
@@ -75,7 +74,7 @@ class TestFanOut:
         second, _ = create(bench)
         disabled, _ = create(bench)
         with bench.session() as session, session.begin():
-            webhooks.change_endpoint(session.get_one(Endpoint, disabled.id), enabled=False)
+            webhooks.change_endpoint(session, session.get_one(Endpoint, disabled.id), enabled=False)
         task_ids = fan_out(bench)
         with bench.session() as session:
             deliveries = session.scalars(select(Delivery).order_by(Delivery.id)).all()
@@ -123,26 +122,6 @@ class TestFanOut:
         assert [stored(bench, each).endpoint_id for each in found] == [other.id]
 
 
-class TestReplay:
-    def test_a_long_replay_goes_page_by_page_and_each_page_commits_with_the_next_ones_task(
-        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        retried: list[UUID] = []
-        monkeypatch.setattr(replay, "_PAGE", 2)
-        monkeypatch.setattr(replay, "_retry", lambda _session, delivery_id, who: retried.append(delivery_id))
-        made, _ = create(bench)
-        begin = datetime.now(UTC) - timedelta(seconds=5)
-        ids = [fan_out(bench)[0] for _ in range(5)]
-        with bench.session() as session, session.begin():
-            arrived = session.get_one(Delivery, ids[2])
-            arrived.status, arrived.delivered_at = "delivered", datetime.now(UTC)
-            webhooks.enqueue_replay(session, made, since=begin)
-        for number in range(3):
-            bench.perform(bench.tasks("replay_deliveries")[number].id)
-        assert retried == [ids[0], ids[1], ids[3], ids[4]]
-        assert len(bench.tasks("replay_deliveries")) == 3
-
-
 class TestEndpoints:
     def test_the_secret_is_stored_sealed(self, bench: Bench) -> None:
         made, secret = create(bench)
@@ -176,7 +155,7 @@ class TestEndpoints:
         with bench.session() as session, session.begin():
             found = session.get_one(Endpoint, made.id)
             with pytest.raises(refusal):
-                webhooks.change_endpoint(found, **{"description": "new", **options})  # type: ignore[arg-type]
+                webhooks.change_endpoint(session, found, **{"description": "new", **options})  # type: ignore[arg-type]
             assert (found.description, found.event_types) == ("", ["order.*"])
 
     def test_without_secret_key_no_endpoint_is_made(self, bench: Bench, configured: Configure) -> None:
@@ -187,12 +166,12 @@ class TestEndpoints:
     def test_disabling_keeps_reason_and_time_and_enabling_clears_them(self, bench: Bench) -> None:
         made, _ = create(bench)
         with bench.session() as session, session.begin():
-            webhooks.change_endpoint(session.get_one(Endpoint, made.id), enabled=False)
+            webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), enabled=False)
         with bench.session() as session, session.begin():
             found = session.get_one(Endpoint, made.id)
             assert found.disabled_at is not None
             assert found.disabled_reason == "disabled by its owner"
-            webhooks.change_endpoint(found, enabled=True)
+            webhooks.change_endpoint(session, found, enabled=True)
         with bench.session() as session:
             found = session.get_one(Endpoint, made.id)
             assert (found.enabled, found.disabled_at, found.disabled_reason) == (True, None, None)
@@ -344,7 +323,7 @@ class TestDelivery:
             made, _ = create(bench, far)
             (delivery_id,) = fan_out(bench)
             with bench.session() as session, session.begin():
-                webhooks.change_endpoint(session.get_one(Endpoint, made.id), enabled=False)
+                webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), enabled=False)
             with pytest.raises(Permanent, match="disabled"):
                 bench.perform(delivery_id)
             assert far.connections == 0

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
-from service_eyes import Database, OneRun, problem_of
+from service_eyes import Database, problem_of
 
 URL = "https://hooks.example.org/in"
 
@@ -115,67 +114,3 @@ def test_an_unknown_endpoint_is_not_found(api: TestClient, database: Database, m
     assert problem_of(api.request(method, f"/v1/endpoints/{uuid4()}{act}", json=body))["status"] == 404
     assert problem_of(api.request(method, f"/v1/endpoints/nonsense{act}", json=body))["status"] == 422
     assert database.rows() == before
-
-
-def test_what_an_endpoint_missed_is_replayed_and_nothing_else(api: TestClient, database: Database) -> None:
-    before = api.post("/v1/events", json={"type": "user.created", "data": {"n": 0}}).json()
-    api.post("/v1/events", json={"type": "other", "data": 1})
-    path = f"/v1/endpoints/{create(api, event_types=['user.*'])['endpoint_id']}"
-    dead, arrived, waiting = (
-        api.post("/v1/events", json={"type": "user.created", "data": {"n": n}}).json()["task_ids"][0] for n in (1, 2, 3)
-    )
-    OneRun(database, dead).die()
-    database.execute("update app.delivery set status = 'delivered', delivered_at = now() where id = %s", arrived)
-    answer = api.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"})
-    assert answer.status_code == 202
-    replayed = answer.json()
-    assert (len(replayed["task_ids"]), replayed["next_since"]) == (2, None)
-    first, again = replayed["task_ids"]
-    assert again == dead
-    missed = database.one(
-        "select event_id::text, body from app.delivery join app.payload using (event_id) where id = %s", first
-    )
-    assert missed["event_id"] == before["event_id"]
-    assert bytes(missed["body"]).endswith(b'"data":{"n":0}}')
-    states = {str(row["id"]): row["state"] for row in database.query("select id, state from outbox.task")}
-    assert states.keys() == {dead, arrived, waiting, first}
-    assert set(states.values()) <= {"pending", "waiting"}
-    assert api.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"}).json()["task_ids"] == []
-
-
-def test_a_long_replay_goes_on_where_it_stopped(api: TestClient, database: Database) -> None:
-    began = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
-    database.execute(
-        """insert into app.event (id, type, content, created_at)
-        select gen_random_uuid(), 'a.b', '1', %s + n * interval '1 second'
-        from generate_series(1, 450) n""",
-        began,
-    )
-    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
-    since, until, made = began.isoformat(), (began + timedelta(seconds=401)).isoformat(), []
-    while since:
-        answer = api.post(f"{path}/replay", json={"since": since, "until": until}).json()
-        made.append(len(answer["task_ids"]))
-        since = answer["next_since"]
-    assert made == [200, 200]
-    assert database.one("select count(distinct event_id) as n from app.delivery")["n"] == 400
-
-
-def test_what_is_past_its_retention_is_not_replayed_for_what_arrived_is_no_longer_known(
-    api: TestClient, database: Database
-) -> None:
-    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
-    for days in (29, 31):
-        database.execute(
-            """insert into app.event (id, type, content, created_at)
-            values (gen_random_uuid(), 'a.b', '1', now() - %s * interval '1 day')""",
-            days,
-        )
-    answer = api.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"}).json()
-    assert len(answer["task_ids"]) == 1
-
-
-def test_a_disabled_endpoint_gets_no_replay(api: TestClient) -> None:
-    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
-    api.patch(path, json={"enabled": False})
-    assert problem_of(api.post(f"{path}/replay", json={"since": "2020-01-01T00:00:00Z"}))["status"] == 409
