@@ -82,12 +82,14 @@ def _free_port() -> int:
 DROP = "drop"
 HANG = "hang"
 DRIP = "drip"
+HOLD = "hold"
 
 
 @dataclass
 class RawServer:
     """Speaks just enough SMTP to lie: `replies` maps greeting, EHLO, EHLO2 (after STARTTLS), STARTTLS, TLS, AUTH, RSET,
-    MAIL, RCPT, DATA, BODY and DOT to a reply line, DROP, HANG (until `released`) or DRIP (a byte now and then)."""
+    MAIL, RCPT, DATA, BODY and DOT to a reply line, DROP, HANG (until `released`, then DROP), HOLD (until `released`, then as
+    usual) or DRIP (a byte now and then)."""
 
     port: int
     replies: dict[str, str]
@@ -204,6 +206,9 @@ def _reply(server: RawServer, connection: socket.socket, verb: str, default: str
     if reply == HANG:
         server.released.wait(60)
         return False
+    if reply == HOLD:
+        server.released.wait(60)
+        reply = default
     while reply == DRIP and not server.released.wait(0.05):
         connection.sendall(b"2")
     connection.sendall(f"{reply}\r\n".encode())

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from actor_bench import Bench
-from far_smtp import DROP, mailroom, raw_server
+from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.threading import raise_thread_exception
+from far_smtp import DROP, HANG, HOLD, mailroom, raw_server
 from sqlalchemy import text
 
+import actors
 from actors import mail, outside
+from actors.database import driver_connection
 from actors.mail.outbound import RefusedForNow
-from actors.tables import Mail
+from actors.mail.suppression import Reason, suppress
+from actors.mail.transport_state import TROUBLES
+from actors.tables import Mail, MailGate, TransportState
 from outbox import Permanent, Snooze
+from tests.awaiting import await_that
 
 Configure = Callable[..., None]
 
@@ -29,7 +39,41 @@ def enqueued(bench: Bench, **options: Any) -> UUID:
 
 def end_the_pause(bench: Bench) -> None:
     with bench.session() as session, session.begin():
-        session.execute(text("update app.transport set paused_until = clock_timestamp() where paused_until is not null"))
+        session.execute(
+            text("update app.transport set paused_until = clock_timestamp() where paused_until is not null")
+        )
+
+
+def in_flight(bench: Bench, mail_id: UUID, *, copies: int) -> None:
+    """As a run leaves it that died after the end went out."""
+    with bench.session() as session, session.begin():
+        row = session.get_one(Mail, mail_id)
+        row.copies, row.in_flight = copies, uuid4()
+
+
+class Running(threading.Thread):
+    """A run in a thread of its own, and what it raised."""
+
+    raised: BaseException | None = None
+
+    def __init__(self, bench: Bench, mail_id: UUID) -> None:
+        super().__init__(daemon=True)
+        self._bench, self._mail_id = bench, mail_id
+
+    def run(self) -> None:
+        try:
+            perform(self._bench, self._mail_id)
+        except BaseException as error:
+            self.raised = error
+
+
+@contextmanager
+def running(bench: Bench, mail_id: UUID) -> Iterator[Running]:
+    run = Running(bench, mail_id)
+    run.start()
+    yield run
+    run.join(30)
+    assert not run.is_alive()
 
 
 def stored(bench: Bench, mail_id: UUID) -> Mail:
@@ -107,12 +151,148 @@ def test_an_uncertain_mail_is_repeated_once_with_the_same_bytes_and_then_held(
     with raw_server(DOT=DROP) as server:
         configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
         mail_id = enqueued(bench)
-        for expected in (Snooze, Permanent):
+        for expected in (Snooze, Permanent, Permanent):
             with pytest.raises(expected):
                 perform(bench, mail_id)
     body = stored(bench, mail_id).body
     assert server.bodies == [body, body]
+    assert (stored(bench, mail_id).status, stored(bench, mail_id).copies) == ("uncertain", 2)
+
+
+def test_a_mail_that_is_to_be_held_is_not_repeated(bench: Bench, configured: Configure) -> None:
+    with raw_server(DOT=DROP) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench, on_uncertain="hold")
+        for _ in range(2):
+            with pytest.raises(Permanent, match="may have arrived"):
+                perform(bench, mail_id)
+    assert len(server.bodies) == 1
     assert stored(bench, mail_id).status == "uncertain"
+
+
+@pytest.mark.parametrize(("policy", "copies"), [("hold", 1), ("resend", 2)])
+def test_an_operators_retry_and_nothing_else_brings_one_more_copy(
+    bench: Bench, configured: Configure, policy: str, copies: int
+) -> None:
+    with raw_server(DOT=DROP) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench, on_uncertain=policy)
+        for _ in range(4):
+            with pytest.raises((Permanent, Snooze)):
+                perform(bench, mail_id)
+        assert len(server.bodies) == copies
+        with bench.session() as session, session.begin():
+            actors.broker.ledger.audit(driver_connection(session), who="ada", action="retry", subject=str(mail_id))
+        for _ in range(3):
+            with pytest.raises(Permanent, match="may have arrived"):
+                perform(bench, mail_id)
+    assert len(server.bodies) == copies + 1
+
+
+def test_a_run_that_died_after_the_end_went_out_may_have_delivered(bench: Bench, configured: Configure) -> None:
+    with raw_server() as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}", MAIL_UNCERTAIN_WAIT=77)
+        mail_id = enqueued(bench)
+        in_flight(bench, mail_id, copies=1)
+        with pytest.raises(Snooze) as snooze:
+            perform(bench, mail_id)
+        assert snooze.value.wait == timedelta(seconds=77)
+        assert (server.connections, stored(bench, mail_id).status) == (0, "uncertain")
+        perform(bench, mail_id)
+    row = stored(bench, mail_id)
+    assert (row.status, row.copies, row.in_flight, row.uncertain) == ("sent", 2, None, 1)
+
+
+def test_a_second_run_that_died_is_followed_by_no_third(bench: Bench, configured: Configure) -> None:
+    with raw_server() as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        in_flight(bench, mail_id, copies=2)
+        for _ in range(2):
+            with pytest.raises(Permanent, match="may have arrived"):
+                perform(bench, mail_id)
+    assert server.connections == 0
+
+
+def test_a_time_limit_that_strikes_while_the_last_reply_is_awaited_leaves_the_copy_counted(
+    bench: Bench, configured: Configure
+) -> None:
+    with raw_server(DOT=HANG) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        with running(bench, mail_id) as run:
+            await_that(lambda: server.bodies)
+            raise_thread_exception(run.ident, TimeLimitExceeded)
+            server.released.set()
+        assert isinstance(run.raised, TimeLimitExceeded)
+    row = stored(bench, mail_id)
+    assert row.copies == 1
+    assert row.in_flight is not None
+    with pytest.raises(Snooze, match="may have arrived"):
+        perform(bench, mail_id)
+
+
+@pytest.mark.parametrize(
+    ("replies", "copies"), [({"RCPT": "451 later"}, 0), ({"DOT": "451 later"}, 0), ({"DOT": "550 no"}, 0)]
+)
+def test_a_copy_that_the_server_says_it_did_not_take_is_not_counted(
+    bench: Bench, configured: Configure, replies: dict[str, str], copies: int
+) -> None:
+    with raw_server(**replies) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        for _ in range(3):
+            with pytest.raises((RefusedForNow, Permanent)):
+                perform(bench, mail_id)
+    assert (stored(bench, mail_id).copies, stored(bench, mail_id).in_flight) == (copies, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ("update app.mail set expires_at = clock_timestamp() where id = :id", "expired"),
+        (
+            "insert into app.suppression (recipient, reason) select recipient, 'manual' from app.mail where id = :id",
+            "suppressed",
+        ),
+        ("update app.mail set status = 'sent', sent_at = now() where id = :id", "sent"),
+    ],
+)
+def test_what_forbids_a_mail_between_connecting_and_its_end_is_seen_in_time(
+    bench: Bench, configured: Configure, change: str, status: str
+) -> None:
+    with raw_server(DATA=HOLD) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        with running(bench, mail_id) as run:
+            await_that(lambda: server.said("DATA"))
+            with bench.session() as session, session.begin():
+                session.execute(text(change), {"id": mail_id})
+            server.released.set()
+        await_that(lambda: server.ended)
+        assert isinstance(run.raised, Permanent if status == "expired" else type(None))
+    assert server.bodies == []
+    assert (stored(bench, mail_id).status, stored(bench, mail_id).copies) == (status, 0)
+
+
+def test_a_mail_to_a_suppressed_address_is_not_sent_and_that_is_no_failure(bench: Bench, configured: Configure) -> None:
+    with raw_server() as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench, to="Ada@example.org")
+        with bench.session() as session, session.begin():
+            suppress(session, "ada@example.org", reason=Reason.MANUAL)
+        perform(bench, mail_id)
+    assert (server.connections, stored(bench, mail_id).status) == (0, "suppressed")
+
+
+def test_the_last_failure_is_the_mails_own(bench: Bench, configured: Configure) -> None:
+    with raw_server(RCPT="451 later") as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        for attempt, status in ((24, "queued"), (25, "failed")):
+            with pytest.raises(RefusedForNow):
+                bench.perform(mail_id, attempt=attempt)
+            assert stored(bench, mail_id).status == status
 
 
 def test_an_uncertain_mail_whose_repeat_is_accepted_is_sent(bench: Bench, configured: Configure) -> None:
@@ -147,6 +327,149 @@ def test_a_wait_that_the_server_names_is_kept(bench: Bench, configured: Configur
         with pytest.raises(Snooze) as snooze:
             perform(bench, mail_id)
     assert round(snooze.value.wait.total_seconds()) == 130
+
+
+@pytest.mark.parametrize(
+    ("attempt", "text", "delay"),
+    [
+        (1, "451 4.7.1 Greylisted, try again in 300 seconds", 310_000),
+        (1, "451 4.7.1 later", None),
+        (20, "451 4.7.1 try again in 1 second", 6 * 3_600_000),
+    ],
+)
+def test_a_greylist_that_names_its_time_is_visited_then_and_counts_as_a_failure(
+    bench: Bench, configured: Configure, attempt: int, text: str, delay: int | None
+) -> None:
+    with raw_server(RCPT=text) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        with pytest.raises(RefusedForNow) as refused:
+            bench.perform(mail_id, attempt=attempt)
+    assert refused.value.delay == delay
+
+
+@pytest.mark.parametrize(
+    ("days", "reply", "raised"),
+    [
+        (4, "554 5.7.1 too many messages", Snooze),
+        (6, "554 5.7.1 too many messages", Permanent),
+        (6, "454 Throttling failure", RefusedForNow),
+    ],
+)
+def test_a_throttle_is_waited_for_five_days_and_not_for_ever(
+    bench: Bench, configured: Configure, days: int, reply: str, raised: type[Exception]
+) -> None:
+    with raw_server(DOT=reply) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        with bench.session() as session, session.begin():
+            session.get_one(Mail, mail_id).created_at = datetime.now(UTC) - timedelta(days=days)
+        with pytest.raises(raised):
+            perform(bench, mail_id)
+    with bench.session() as session:
+        assert session.query(TransportState).count() == 0
+
+
+def test_a_server_that_refuses_the_login_is_asked_once_however_many_mails_wait(
+    bench: Bench, configured: Configure
+) -> None:
+    with raw_server(AUTH="535 5.7.8 no") as server:
+        configured(SMTP_URL=f"smtp://ada:wrong@127.0.0.1:{server.port}")
+        ids = [enqueued(bench) for _ in range(30)]
+        before = TROUBLES._value.get()
+        for asked in (1, 2):
+            waits = set()
+            for mail_id in ids:
+                with pytest.raises(Snooze) as snooze:
+                    perform(bench, mail_id)
+                waits.add(snooze.value.wait)
+            assert server.said("AUTH") == asked
+            assert len(waits) > 20
+            end_the_pause(bench)
+        assert sum(stored(bench, each).attempts for each in ids) == 2
+        assert TROUBLES._value.get() == before + 2
+        server.replies.clear()
+        for mail_id in ids:
+            perform(bench, mail_id)
+    assert len(server.bodies) == 30
+    with bench.session() as session:
+        state = session.query(TransportState).one()
+    assert (state.paused_until, state.troubles) == (None, 0)
+
+
+def test_one_mail_at_a_time_finds_out_whether_the_server_is_back(bench: Bench, configured: Configure) -> None:
+    with raw_server(greeting="421 closed") as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        ids = [enqueued(bench) for _ in range(5)]
+        with pytest.raises(Snooze):
+            perform(bench, ids[0])
+        end_the_pause(bench)
+        server.replies["greeting"] = HOLD
+        with running(bench, ids[0]) as probe:
+            await_that(lambda: server.connections == 2)
+            for mail_id in ids[1:]:
+                with pytest.raises(Snooze):
+                    perform(bench, mail_id)
+            assert server.connections == 2
+            server.released.set()
+        assert probe.raised is None
+        perform(bench, ids[1])
+    assert len(server.bodies) == 2
+
+
+def test_trouble_that_began_before_the_pause_does_not_lengthen_it(bench: Bench, configured: Configure) -> None:
+    with raw_server(greeting=HANG) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        with running(bench, enqueued(bench)), running(bench, enqueued(bench)):
+            await_that(lambda: server.connections == 2)
+            server.released.set()
+    with bench.session() as session:
+        assert session.query(TransportState).one().troubles == 1
+
+
+def test_a_domain_with_a_limit_has_a_lane_and_others_have_none(bench: Bench, configured: Configure) -> None:
+    configured(MAIL_DOMAIN_LIMITS="Gmail.com=20/s:10, example.org=5/s")
+    for to in ("a@gmail.com", "b@example.org", "c@example.net"):
+        enqueued(bench, to=to)
+    tasks = bench.tasks("send_mail")
+    assert [(task.lane, task.lane_limit) for task in tasks] == [
+        ("limit/mail/gmail.com", 10),
+        (None, None),
+        (None, None),
+    ]
+
+
+def test_mails_of_a_domain_get_slots_one_interval_apart_and_wait_once(bench: Bench, configured: Configure) -> None:
+    with raw_server() as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}", MAIL_DOMAIN_LIMITS="example.org=6/m")
+        ids = [enqueued(bench) for _ in range(4)]
+        perform(bench, ids[0])
+        for number, mail_id in enumerate(ids[1:], 1):
+            with pytest.raises(Snooze) as snooze:
+                perform(bench, mail_id)
+            assert snooze.value.wait <= timedelta(seconds=10 * number)
+        slots = [stored(bench, mail_id).slot_at for mail_id in ids[1:]]
+        assert [b - a for a, b in pairwise(filter(None, slots))] == [timedelta(seconds=10)] * 2
+        with bench.session() as session, session.begin():
+            session.execute(text("update app.mail set slot_at = clock_timestamp() where slot_at is not null"))
+        for mail_id in ids[1:]:
+            perform(bench, mail_id)
+    assert len(server.bodies) == 4
+
+
+def test_without_a_limit_nothing_is_reserved(bench: Bench, configured: Configure) -> None:
+    with raw_server() as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}", MAIL_DOMAIN_LIMITS="example.net=1/h")
+        perform(bench, enqueued(bench))
+    with bench.session() as session:
+        assert session.query(MailGate).count() == 0
+
+
+@pytest.mark.parametrize("wrong", ["gmail.com", "gmail.com=", "=5/s", "gmail.com=0/s", "a b=5/s", "gmail.com=5/d:1"])
+def test_a_limit_that_is_not_understood_says_how_it_is_written(configured: Configure, wrong: str) -> None:
+    configured(MAIL_DOMAIN_LIMITS=wrong)
+    with pytest.raises(ValueError, match=r"MAIL_DOMAIN_LIMITS: .* write domain="):
+        outside.domain_limits()
 
 
 def test_a_sent_mail_is_not_sent_again(bench: Bench, configured: Configure) -> None:
