@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,42 +11,20 @@ from uuid import UUID, uuid4
 import pytest
 import standardwebhooks
 from actor_bench import Bench
-from far_http import Endpoint as Far
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from far_http import answering, endpoint, headers_of, status
 from sqlalchemy import delete, select, text
+from webhook_bench import AT, attempts, create, endpoint_of, fan_out, stored
 
 from actors import webhooks
-from actors.secrets import SecretKeyMissing
-from actors.tables import Delivery, DeliveryAttempt, Endpoint, EndpointSecret, Payload
+from actors.secrets import SecretKeyMissing, Unreadable
+from actors.tables import Delivery, Endpoint, EndpointSecret, Payload
+from actors.webhooks import endpoints
 from actors.webhooks.outbound import DeliveryFailed
 from outbox import Permanent
 
 pytestmark = pytest.mark.usefixtures("configured")
-AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
 Configure = Callable[..., None]
-
-
-def create(bench: Bench, far: Far | None = None, *types: str, **options: object) -> tuple[Endpoint, str]:
-    url = f"http://127.0.0.1:{far.port}/hook" if far else "https://hooks.example.com/"
-    with bench.session() as session, session.begin():
-        return webhooks.create_endpoint(session, url=url, event_types=types or ("*",), **options)  # type: ignore[arg-type]
-
-
-def fan_out(bench: Bench, event_type: str = "order.placed", content: bytes = b'{"b": 1, "a": 1.0}') -> list[UUID]:
-    with bench.session() as session, session.begin():
-        tasks = webhooks.fan_out(session, event_id=uuid4(), event_type=event_type, content=content, occurred_at=AT)
-    return [task.id for task in tasks]
-
-
-def stored(bench: Bench, delivery_id: UUID) -> Delivery:
-    with bench.session() as session:
-        return session.get_one(Delivery, delivery_id)
-
-
-def attempts(bench: Bench, delivery_id: UUID) -> list[DeliveryAttempt]:
-    with bench.session() as session:
-        of_it = select(DeliveryAttempt).where(DeliveryAttempt.delivery_id == delivery_id)
-        return list(session.scalars(of_it.order_by(DeliveryAttempt.number)))
 
 
 class TestFanOut:
@@ -121,6 +100,19 @@ class TestFanOut:
             thread.join()
         assert [stored(bench, each).endpoint_id for each in found] == [other.id]
 
+    def test_an_endpoint_that_is_being_changed_holds_up_no_event(self, bench: Bench) -> None:
+        made, _ = create(bench)
+        with bench.session() as changing, bench.session() as publishing, publishing.begin():
+            endpoints.lock(changing, made.id)
+            publishing.execute(text("set local lock_timeout = '5s'"))
+            assert webhooks.fan_out(publishing, event_id=uuid4(), event_type="a", content=b"1", occurred_at=AT)
+
+    def test_events_of_our_own_go_only_to_those_who_asked_for_them_by_name(self, bench: Bench) -> None:
+        create(bench, None, "*")
+        asked = {create(bench, None, pattern)[0].id for pattern in ("webhook.*", "webhook.endpoint_disabled")}
+        found = fan_out(bench, "webhook.endpoint_disabled")
+        assert {stored(bench, each).endpoint_id for each in found} == asked
+
 
 class TestEndpoints:
     def test_the_secret_is_stored_sealed(self, bench: Bench) -> None:
@@ -129,6 +121,18 @@ class TestEndpoints:
             (row,) = session.scalars(select(EndpointSecret)).all()
         assert row.endpoint_id == made.id
         assert secret.encode() not in row.sealed
+
+    def test_the_values_of_headers_are_stored_sealed_and_each_for_its_endpoint(self, bench: Bench) -> None:
+        made, _ = create(bench, headers={"Authorization": "Bearer hunter2", "X-Tenant": "seven"})
+        other, _ = create(bench, headers={"Authorization": "Bearer hunter3"})
+        row, theirs = endpoint_of(bench, made.id), endpoint_of(bench, other.id).sealed_headers
+        assert row.sealed_headers is not None
+        assert b"hunter2" not in row.sealed_headers
+        assert row.headers == {"Authorization": "", "X-Tenant": ""}
+        opened = endpoints.headers_of(made.id, row.headers, row.sealed_headers)
+        assert opened == {"Authorization": "Bearer hunter2", "X-Tenant": "seven"}
+        with pytest.raises(Unreadable):
+            endpoints.headers_of(made.id, row.headers, theirs)
 
     def test_the_url_is_stored_in_its_canonical_spelling(self, bench: Bench) -> None:
         with bench.session() as session, session.begin():
@@ -162,6 +166,19 @@ class TestEndpoints:
         configured(SECRET_KEY="")
         with bench.session() as session, pytest.raises(SecretKeyMissing):
             webhooks.create_endpoint(session, url="https://a.com/", event_types=["*"])
+
+    def test_since_when_it_missed_events_stays_known_over_several_absences(self, bench: Bench) -> None:
+        made, _ = create(bench)
+        since = []
+        for enabled in (False, True, False, True):
+            with bench.session() as session, session.begin():
+                webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), enabled=enabled)
+            row = endpoint_of(bench, made.id)
+            since.append(row.disabled_at or row.missed_since)
+        assert since[0] == since[1] == since[3] < since[2]  # type: ignore[operator]
+        with bench.session() as session, session.begin():
+            webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), missed_since=None)
+        assert endpoint_of(bench, made.id).missed_since is None
 
     def test_disabling_keeps_reason_and_time_and_enabling_clears_them(self, bench: Bench) -> None:
         made, _ = create(bench)
@@ -200,6 +217,25 @@ class TestDelivery:
         assert row.delivered_at is not None
         assert row.duration is not None
         assert timedelta() < row.duration < timedelta(seconds=5)
+
+    def test_headers_from_before_they_were_sealed_go_along(self, bench: Bench) -> None:
+        seen: list[bytes] = []
+        with endpoint(answering(status(200), seen=seen)) as far:
+            made, _ = create(bench, far)
+            with bench.session() as session, session.begin():
+                session.get_one(Endpoint, made.id).headers = {"X-Api-Key": "old"}
+            bench.perform(fan_out(bench)[0])
+        assert headers_of(seen[0])["x-api-key"] == "old"
+
+    def test_a_delivery_that_repeats_another_has_its_webhook_id(self, bench: Bench) -> None:
+        seen: list[bytes] = []
+        with endpoint(answering(status(200), seen=seen)) as far:
+            create(bench, far)
+            first, again = fan_out(bench)[0], fan_out(bench)[0]
+            with bench.session() as session, session.begin():
+                session.get_one(Delivery, again).webhook_id = first
+            bench.perform(again)
+        assert headers_of(seen[0])["webhook-id"] == str(first)
 
     @pytest.mark.parametrize(
         ("answer", "raised", "stands"),
@@ -342,6 +378,7 @@ class TestDelivery:
             with pytest.raises(Permanent, match="no longer permitted"):
                 bench.perform(delivery_id)
             assert far.connections == 0
+        assert stored(bench, delivery_id).status == "failed"
 
     def test_a_delivered_webhook_is_not_delivered_again(self, bench: Bench) -> None:
         with endpoint(answering(status(200))) as far:
@@ -430,6 +467,36 @@ class TestRotation:
         first, second = sorted(expiry - datetime.now(UTC) for expiry in expiries if expiry is not None)
         assert first < timedelta(hours=1) < second
         assert expiries.count(None) == 1
+
+    def test_at_most_five_secrets_sign_at_once_and_a_rotation_without_overlap_is_always_possible(
+        self, bench: Bench
+    ) -> None:
+        create(bench)
+        for _ in range(4):
+            self.rotate(bench, timedelta(hours=1))
+        with pytest.raises(webhooks.TooManySecrets, match="overlap of 0"):
+            self.rotate(bench, timedelta(hours=1))
+        with bench.session() as session:
+            (valid,) = session.scalars(select(endpoints.VALID_SECRETS).select_from(Endpoint))
+            assert len(valid) == 5
+        new = self.rotate(bench, timedelta())
+        assert self.signed_by(bench, new) == [True]
+
+    def test_a_key_pair_signs_and_only_its_public_half_is_told(self, bench: Bench) -> None:
+        seen: list[bytes] = []
+        with endpoint(answering(status(200), seen=seen)) as far:
+            made, public = create(bench, far, signature="v1a")
+            bench.perform(fan_out(bench)[0])
+        headers, body = headers_of(seen[0]), seen[0].partition(b"\r\n\r\n")[2]
+        version, _, signature = headers["webhook-signature"].partition(",")
+        assert (version, public[:5]) == ("v1a", "whpk_")
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public[5:]))
+        key.verify(base64.b64decode(signature), signed)
+        with bench.session() as session:
+            (secret,) = session.scalars(select(EndpointSecret))
+            assert secret.public_key == public
+            assert endpoints.valid_secrets(session, [made.id])[made.id] == [secret]
 
     def test_expired_secrets_are_removed_and_the_overlap_is_bounded(self, bench: Bench) -> None:
         create(bench)
