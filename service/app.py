@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from actors import outside
 from outbox.logs import configure
 from service import (
+    deliveries,
     docs,
     endpoints,
     events,
     health,
+    mail_events,
     mails,
     openapi,
     orders,
@@ -25,7 +27,9 @@ from service import (
     replay,
     signups,
     stream,
+    suppressions,
     tasks,
+    unsubscribe,
 )
 from service.database import engine_for
 from service.limit import BodyLimit
@@ -63,7 +67,22 @@ def create_app(settings: Settings) -> FastAPI:
     api.add_middleware(BodyLimit, octets=settings.body_limit)
     api.add_middleware(Witness, metrics=RequestMetrics(registry))
     problems.install(api)
-    for each in (signups, orders, events, mails, endpoints, replay, tasks, stream, health, docs):
+    for each in (
+        signups,
+        orders,
+        events,
+        mails,
+        unsubscribe,
+        suppressions,
+        mail_events,
+        endpoints,
+        deliveries,
+        replay,
+        tasks,
+        stream,
+        health,
+        docs,
+    ):
         api.include_router(each.routes)
     openapi.describe(api)
     return api
@@ -73,6 +92,9 @@ def check_surroundings() -> None:
     """Raise SecretKeyMissing or ValueError, naming the variable, for settings of mails and webhooks that make no sense."""
     outside.vault()
     outside.sender()
+    outside.signer()
+    outside.return_path()
+    outside.public_url()
     outside.policy()
 
 

@@ -1,127 +1,158 @@
-"""`POST /v1/endpoints/{id}/replay`: what an endpoint missed since a time is delivered to it again."""
+"""Replays: what an endpoint missed since a time is delivered to it again, a page after the other."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import select
 from sqlalchemy.orm import Session
-from uuid_utils.compat import uuid7
 
-from actors import outside, webhooks
-from actors.tables import Delivery, Endpoint, Payload
-from actors.webhooks.outbound import body_of
-from outbox import enqueue, operate
+from actors import webhooks
+from actors.tables import Replay
+from actors.webhooks import Which
 from outbox.ledger import Ledger
-from outbox.reads import Reader
+from service.access import Admin, Reader
 from service.bodies import StrictRoute
 from service.database import Db, Tasks, driver_connection
-from service.endpoints import find
-from service.fields import Form, Instant
+from service.endpoints import PageWanted, Patterns, find
+from service.fields import Form, Instant, refused
 from service.idempotency import AdminOnce
 from service.problems import Problem
-from service.tables import Event
 
 __all__ = ["routes"]
 
-MOST = 200
+routes = APIRouter(prefix="/v1", tags=["endpoints"], route_class=StrictRoute)
 
-routes = APIRouter(prefix="/v1/endpoints", tags=["endpoints"], route_class=StrictRoute)
+#: A caller's clock may be ahead of ours.
+_AHEAD = timedelta(minutes=5)
 
 
-class Replay(Form):
-    """From when, and until when; until now, if not given."""
+class NewReplay(Form):
+    """What was published from `since` on and before `until` (now, if not given), of the types that the endpoint
+    subscribed to or, with `event_types`, of those among them. `which`: `missed` is whatever did not arrive, `failed` only
+    what was tried, `all` also what did arrive."""
 
     since: Instant
     until: Instant | None = None
+    event_types: Patterns | None = None
+    which: Which = "missed"
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> NewReplay:
+        if self.since > datetime.now(UTC) + _AHEAD:
+            raise refused("since must not lie in the future")
+        if self.until is not None and self.until <= self.since:
+            raise refused("until must lie after since")
+        return self
 
 
-class Replayed(BaseModel):
-    """The tasks that deliver. If `next_since` is not null there is more: replay again from there."""
+class ReplayView(BaseModel):
+    """A replay and how far it is: of `total` events of its period it has `seen` so many, and `enqueued` a delivery for
+    those that were wanted. `since` is not before the retention of events; `reason` says why it was aborted."""
 
+    model_config = ConfigDict(from_attributes=True, populate_by_name=True)
+
+    replay_id: Annotated[UUID, Field(validation_alias="id")]
     endpoint_id: UUID
+    status: str
+    which: Which
+    event_types: list[str] | None
+    since: datetime
+    until: datetime
+    seen: int
+    enqueued: int
+    total: int | None
+    reason: str | None
+    who: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+class ReplayStarted(ReplayView):
+    """The replay, and the task of its first page."""
+
     task_ids: list[UUID]
-    next_since: datetime | None
 
 
-class Missed(NamedTuple):
-    """An event that did not arrive, and its delivery if there was one."""
+class ReplayPage(BaseModel):
+    """A page of replays, the newest first. `next_cursor` asks for the next page; null at the end."""
 
-    event: Event
-    delivery_id: UUID | None
+    items: list[ReplayView]
+    next_cursor: UUID | None
 
 
-@routes.post("/{endpoint_id}/replay", status_code=202, response_model=Replayed)
+@routes.post("/endpoints/{endpoint_id}/replay", status_code=202, response_model=ReplayStarted)
 def replay_missed(
-    request: Request, session: Db, _tasks: Tasks, once: AdminOnce, endpoint_id: UUID, body: Replay
+    request: Request, session: Db, _tasks: Tasks, once: AdminOnce, endpoint_id: UUID, body: NewReplay
 ) -> Response:
-    """Deliver again what died on its way here, under the ids of that time, and what was never sent here. What arrived,
-    or is still under way, is left alone, so replaying twice does no harm. At most 200 events a call."""
-    ledger = Ledger(request.app.state.settings.outbox_schema)
+    """Deliver again what did not arrive here: what died, under its id of that time, and what was never sent here. What is
+    under way is left alone. It goes on by itself, at the pace of the endpoint, however much there is."""
     with session.begin():
         if (known := once.recall(session)) is not None:
             return known
         endpoint = find(session, endpoint_id, locked=True)
         if not endpoint.enabled:
             raise Problem("conflict", "The endpoint is disabled.")
-        missed = _missed(session, endpoint, body)
-        task_ids = [
-            task_id
-            for each in missed[:MOST]
-            if (task_id := _deliver(session, ledger, endpoint, each, who=once.principal.name)) is not None
-        ]
-        next_since = missed[MOST].event.created_at if len(missed) > MOST else None
-        return once.keep(session, 202, Replayed(endpoint_id=endpoint.id, task_ids=task_ids, next_since=next_since))
+        replay, task = webhooks.start_replay(
+            session, endpoint, since=body.since, until=body.until, event_types=body.event_types, which=body.which,
+            who=once.principal.name,
+        )  # fmt: skip
+        _audit(request, session, "replay", replay, who=once.principal.name)
+        started = ReplayStarted(**_view(session, replay).model_dump(), task_ids=[task.id])
+        return once.keep(session, 202, started)
 
 
-def _missed(session: Session, endpoint: Endpoint, body: Replay) -> list[Missed]:
-    """The oldest first, one more than are delivered at once; none whose deliveries may be past their retention: what
-    arrived then is no longer known."""
-    known = func.clock_timestamp() - timedelta(days=outside.settings().webhook_days)
-    query = (
-        select(Event, Delivery.id)
-        .outerjoin(Delivery, and_(Delivery.event_id == Event.id, Delivery.endpoint_id == endpoint.id))
-        .where(Event.created_at >= body.since)
-        .where(Event.created_at > known)
-        .where(or_(*map(_matches, endpoint.event_types)))
-        .where(or_(Delivery.id.is_(None), Delivery.status != "delivered"))
-        .order_by(Event.created_at, Event.id)
-        .limit(MOST + 1)
-    )
-    if body.until is not None:
-        query = query.where(Event.created_at < body.until)
-    return [Missed(event, delivery_id) for event, delivery_id in session.execute(query)]
+@routes.get("/endpoints/{endpoint_id}/replays")
+def list_replays(
+    session: Db, _principal: Reader, endpoint_id: UUID, wanted: Annotated[PageWanted, Query()]
+) -> ReplayPage:
+    """The replays of this endpoint: the newest first, a page at a time."""
+    query = select(Replay).where(Replay.endpoint_id == endpoint_id).order_by(Replay.id.desc())
+    if wanted.cursor is not None:
+        query = query.where(Replay.id < wanted.cursor)
+    with session.begin():
+        find(session, endpoint_id)
+        found = [ReplayView.model_validate(each) for each in session.scalars(query.limit(wanted.limit + 1))]
+    page = found[: wanted.limit]
+    return ReplayPage(items=page, next_cursor=page[-1].replay_id if len(found) > wanted.limit else None)
 
 
-def _matches(pattern: str) -> ColumnElement[bool]:
-    if pattern == "*":
-        return Event.type.is_not(None)
-    prefix, wild, _ = pattern.partition("*")
-    return Event.type.startswith(prefix, autoescape=True) if wild else Event.type == pattern
+@routes.get("/replays/{replay_id}")
+def read_replay(session: Db, _principal: Reader, replay_id: UUID) -> ReplayView:
+    """A replay and how far it is."""
+    with session.begin():
+        return ReplayView.model_validate(_found(session, replay_id))
 
 
-def _deliver(session: Session, ledger: Ledger, endpoint: Endpoint, missed: Missed, *, who: str) -> UUID | None:
-    if missed.delivery_id is None:
-        return _deliver_first(session, endpoint, missed.event)
-    connection = driver_connection(session.connection())
-    task = Reader(ledger.schema).task(connection, missed.delivery_id)
-    if task is None or task.state != "dead":
-        return None
-    operate.retry(connection, ledger, task.id, who=who)
-    return task.id
+@routes.post("/replays/{replay_id}/abort")
+def abort_replay(request: Request, session: Db, principal: Admin, replay_id: UUID) -> ReplayView:
+    """Enqueue nothing more for it. What it has enqueued goes on; each can be cancelled by its task."""
+    with session.begin():
+        replay = _found(session, replay_id, locked=True)
+        if replay.status != "running":
+            raise Problem("conflict", f"The replay is {replay.status}.")
+        webhooks.abort_replay(replay, reason=f"aborted by {principal.name}")
+        _audit(request, session, "abort replay", replay, who=principal.name)
+        return _view(session, replay)
 
 
-def _deliver_first(session: Session, endpoint: Endpoint, event: Event) -> UUID:
-    payload = session.get(Payload, event.id) or Payload(
-        event_id=event.id,
-        event_type=event.type,
-        body=body_of(event.type, event.content, occurred_at=event.created_at),
-    )
-    delivery = Delivery(id=uuid7(), endpoint=endpoint, payload=payload, event_type=event.type)
-    session.add(delivery)
-    enqueue(session, webhooks.deliver_webhook.message(str(delivery.id)), task_id=delivery.id)
-    return delivery.id
+def _found(session: Session, replay_id: UUID, *, locked: bool = False) -> Replay:
+    replay = session.get(Replay, replay_id, with_for_update=locked or None)
+    if replay is None:
+        raise Problem("not-found", "No replay has this id: it never was, or its retention is over.")
+    return replay
+
+
+def _audit(request: Request, session: Session, action: str, replay: Replay, *, who: str) -> None:
+    ledger, connection = Ledger(request.app.state.settings.outbox_schema), driver_connection(session.connection())
+    ledger.audit(connection, who=who, action=action, subject=f"endpoint/{replay.endpoint_id}", replay=replay.id)
+
+
+def _view(session: Session, replay: Replay) -> ReplayView:
+    session.flush()
+    session.refresh(replay)
+    return ReplayView.model_validate(replay)

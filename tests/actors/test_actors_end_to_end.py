@@ -24,7 +24,7 @@ from sqlalchemy import select, text
 
 import actors
 from actors import analytics, mail, receipts, webhooks
-from actors.tables import Counter, Delivery, Mail
+from actors.tables import Counter, Delivery, Mail, Payload, Replay
 from outbox import cron
 
 pytestmark = pytest.mark.system
@@ -212,13 +212,42 @@ def test_a_replay_delivers_what_died_under_the_same_id_and_nothing_else(bench: B
         arrived = publish(3)
         wait_until(lambda: states(bench)[arrived] == "succeeded")
         with bench.session() as session, session.begin():
-            webhooks.enqueue_replay(session, made, since=begin)
+            webhooks.start_replay(session, made, since=begin, who="ada")
         wait_until(lambda: all_succeeded(bench, 5))
     ids = [headers_of(request)["webhook-id"] for request in seen]
     assert sorted(ids) == sorted([*map(str, missed), *map(str, missed), str(arrived)])
     for each in map(str, missed):
         first, second = [request.partition(b"\r\n\r\n")[2] for request, id in zip(seen, ids, strict=True) if id == each]
         assert first == second
+
+
+def test_a_worker_killed_in_the_midst_of_a_page_leaves_no_gap_and_no_repeat(
+    bench: Bench, start: Start, database_url: str
+) -> None:
+    events, at = sorted(uuid4() for _ in range(250)), datetime.now(UTC)  # of one instant: they differ by id alone
+    seen: list[bytes] = []
+    with endpoint(answering(status(200), seen=seen)) as far:
+        with bench.session() as session, session.begin():
+            made, _ = webhooks.create_endpoint(session, url=f"http://127.0.0.1:{far.port}/", event_types=["*"])
+            session.add_all(Payload(event_id=each, event_type="a", body=b"{}", created_at=at) for each in events)
+        with bench.session() as session, session.begin():
+            replay_id = webhooks.start_replay(session, made, since=at, who="ada").replay.id
+        start("relay")
+        for event in (events[150], events[220]):  # the second page's, then the third's
+            with psycopg.connect(database_url) as holding, psycopg.connect(database_url, autocommit=True) as eyes:
+                holding.execute("select from app.payload where event_id = %s for update", [event])
+                worker = start("worker", "--threads", "2", "--queues", "default")
+                wait_until(lambda: bool(eyes.execute("select from pg_locks where not granted").fetchall()))
+                worker.send_signal(signal.SIGKILL)
+                worker.wait()
+        start("worker", "--threads", "2", "--queues", "default,webhooks")
+        wait_until(lambda: all_succeeded(bench, len(events) + 3))
+    with bench.session() as session:
+        ended = session.get_one(Replay, replay_id)
+        deliveries = session.scalars(select(Delivery)).all()
+    assert (ended.status, ended.seen, ended.enqueued, ended.total) == ("done", 250, 250, 250)
+    assert sorted(each.event_id for each in deliveries) == events
+    assert {headers_of(request)["webhook-id"] for request in seen} == {str(each.id) for each in deliveries}
 
 
 def test_the_scheduler_declares_the_housekeeping_and_a_worker_carries_it_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -40,6 +41,12 @@ NEEDS: dict[tuple[str, str], Role | None] = {
     ("get", "/v1/deliveries/{delivery_id}"): "reader",
     ("post", "/v1/deliveries/{delivery_id}/resend"): "writer",
     ("get", "/v1/mails/{mail_id}"): "reader",
+    ("get", "/v1/unsubscribe/{token}"): None,
+    ("post", "/v1/unsubscribe/{token}"): None,
+    ("get", "/v1/suppressions"): "reader",
+    ("post", "/v1/suppressions"): "admin",
+    ("delete", "/v1/suppressions"): "admin",
+    ("post", "/v1/mail-events"): "writer",
     ("get", "/v1/tasks"): "reader",
     ("get", "/v1/tasks/{task_id}"): "reader",
     ("get", "/v1/tasks/{task_id}/stream"): "reader",
@@ -57,6 +64,8 @@ BODIES: dict[str, Any] = {
     },
     "/v1/events": {"type": "a", "data": 1},
     "/v1/mails": {"to": "a@example.org", "subject": "s", "text": "t"},
+    "/v1/suppressions": {"recipient": "a@example.org"},
+    "/v1/mail-events": {"event_id": "e", "event_type": "delivered"},
     "/v1/endpoints": {"url": "https://h.example.org/", "event_types": ["*"]},
     "/v1/endpoints/{endpoint_id}": {},
     "/v1/endpoints/{endpoint_id}/replay": {"since": "2026-01-01T00:00:00Z"},
@@ -81,7 +90,7 @@ def make_key(api: TestClient, service_url: str) -> Callable[[Role], keys.NewKey]
 def call(api: TestClient, method: str, path: str, key: str | None) -> Any:
     body = BODIES.get(path) if method in ("post", "patch") else None
     headers = {"Authorization": f"Bearer {key}"} if key else {"Authorization": ""}
-    filled = path.format(endpoint_id=uuid4(), task_id=uuid4(), mail_id=uuid4(), token="x")
+    filled = re.sub(r"\{\w+\}", str(uuid4()), path)
     return api.request(method.upper(), filled, json=body, headers=headers)
 
 
@@ -113,7 +122,7 @@ def test_without_a_key_nothing_but_health_is_answered(api: TestClient, database:
     for (method, path), needed in NEEDS.items():
         answer = call(api, method, path, None)
         if needed is None:
-            assert answer.status_code == 200
+            assert answer.status_code == 200 or (answer.status_code in (400, 404) and "token" in path)
         else:
             assert problem_of(answer)["status"] == 401, (method, path)
             assert answer.headers["www-authenticate"] == "Bearer"
