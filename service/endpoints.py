@@ -23,7 +23,7 @@ from service.access import Admin, Reader
 from service.bodies import StrictRoute
 from service.database import Db, Tasks
 from service.etags import IfMatch, IfNoneMatch, check_unchanged, etag_of, is_known, not_modified
-from service.fields import Email, Form, Note, OrEmpty, refused
+from service.fields import AS_HEADERS, AS_PATTERNS, AS_URL, Email, Form, Note, OrEmpty, refused
 from service.idempotency import AdminOnce
 from service.problems import Problem
 
@@ -61,12 +61,12 @@ def _bounded(noted: dict[str, str]) -> dict[str, str]:
 
 _MOST_NOTED = 8192
 
-Url = Annotated[str, Field(max_length=2048, examples=["https://hooks.example.org/in"]), AfterValidator(_url)]
+Url = Annotated[str, Field(max_length=2048, examples=["https://hooks.example.org/in"]), AfterValidator(_url), AS_URL]
 Patterns = Annotated[
-    list[str], Field(max_length=100, examples=[["order.*", "user.created"]]), AfterValidator(_patterns)
+    list[str], Field(max_length=100, examples=[["order.*", "user.created"]]), AfterValidator(_patterns), AS_PATTERNS
 ]
 Description = Annotated[Note, Field(max_length=500)]
-Headers = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_headers)]
+Headers = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_headers), AS_HEADERS]
 NoteName = Annotated[Note, Field(min_length=1, max_length=64)]
 NoteValue = Annotated[Note, Field(max_length=500)]
 Notes = Annotated[dict[NoteName, NoteValue], Field(max_length=50), AfterValidator(_bounded)]
