@@ -33,7 +33,7 @@ def disable(session: Session, endpoint_id: UUID, *, reason: str) -> bool:
 
 def _mail(session: Session, endpoint: Endpoint) -> None:
     to = endpoint.notify or outside.settings().operator_mail
-    if to is None:
+    if not to:
         return
     try:
         prepared = mail.prepare(session, to=to, subject="A webhook endpoint was disabled", text=_text(endpoint))
