@@ -143,14 +143,16 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _curl(method: str, path: str, operation: dict[str, Any], value: Any) -> str:
+def _curl(method: str, path: str, operation: dict[str, Any], value: Any = None, kind: str = "") -> str:
     """The request as a line for a shell."""
     address = re.sub(r"\{(\w+)\}", lambda name: f"${name[1].upper()}", path)
     words = [f'curl "$API_URL{address}"' if method == "get" else f'curl -X {method.upper()} "$API_URL{address}"']
     if "security" in operation:
         words.append('-H "Authorization: Bearer $API_KEY"')
-    if value is not None:
+    if kind == "application/json":
         words.append(f"--json {shlex.quote(json.dumps(value, ensure_ascii=False))}")
+    elif kind:
+        words += [f'-H "Content-Type: {kind}"', f"--data-binary {shlex.quote(value)}"]
     return " \\\n  ".join(words)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["ANSWERS", "ENDPOINT", "FRAMES", "ORDER", "REQUESTS", "SECRET", "Example"]
+__all__ = ["ANSWERS", "ENDPOINT", "FRAMES", "ORDER", "OTHER_REQUESTS", "REQUESTS", "SECRET", "Example"]
 
 _USER = "0198c4a0-1f3b-7c52-9a54-3f6c1d0e8b11"
 ORDER = "0198c4a0-2b7e-7d10-8c3d-5a9be2f4c622"
@@ -60,6 +60,22 @@ REQUESTS: dict[str, list[Example]] = {
             },
         ),
     ],
+    "take_mail_event": [
+        Example(
+            "A provider tells of a bounce",
+            {
+                "event_id": "ev_7d1f",
+                "event_type": "bounced",
+                "mail_id": "0198c4a0-4418-7e93-a6c8-2d4f8b1e7a44",
+                "reject_reason": "invalid",
+                "status": "5.1.1",
+            },
+        )
+    ],
+    "suppress_address": [
+        Example("Nothing at all any more", {"recipient": "ada@example.org"}),
+        Example("One stream, for a month", {"recipient": "ada@example.org", "stream": "newsletter", "days": 30}),
+    ],
     "create_endpoint": [
         Example(
             "Orders, and one more type",
@@ -76,11 +92,55 @@ REQUESTS: dict[str, list[Example]] = {
         Example("Everything, elsewhere", {"url": "https://hooks.example.org/v2", "event_types": ["*"]}),
     ],
     "rotate_secret": [Example("The old one signs for another hour", {"overlap_seconds": 3600})],
-    "replay_missed": [Example("What was missed since", {"since": "2026-11-25T08:00:00Z"})],
+    "replay_missed": [
+        Example("What was missed since", {"since": "2026-11-25T08:00:00Z"}),
+        Example(
+            "A period, orders only, also what arrived",
+            {
+                "since": "2026-11-24T00:00:00Z",
+                "until": "2026-11-25T00:00:00Z",
+                "event_types": ["order.*"],
+                "which": "all",
+            },
+        ),
+    ],
     "cancel_task": [Example("With the reason", {"reason": "wrong recipient"})],
     "reschedule_task": [
         Example("In an hour", {"delay_seconds": 3600}),
         Example("At a time", {"run_at": "2030-01-31T12:00:00Z"}),
+    ],
+}
+
+#: Bodies that are not JSON, by operation and media type.
+OTHER_REQUESTS: dict[tuple[str, str], list[Example]] = {
+    ("unsubscribe_at_once", "application/x-www-form-urlencoded"): [
+        Example("As mail providers send it", "List-Unsubscribe=One-Click")
+    ],
+    ("take_mail_event", "message/rfc822"): [
+        Example(
+            "A mail server's report",
+            """\
+From: MAILER-DAEMON@mx.example.org
+To: bounces@example.org
+Subject: Undelivered mail
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status; boundary="b"
+
+--b
+Content-Type: text/plain
+
+The address does not exist.
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.example.org
+
+Final-Recipient: rfc822; ada@example.org
+Action: failed
+Status: 5.1.1
+--b--
+""",
+        )
     ],
 }
 
@@ -156,14 +216,47 @@ _VIEW: dict[str, Any] = {
     "event_types": ["order.*", "user.created"],
     "description": "The warehouse",
     "header_names": ["X-Tenant"],
+    "metadata": {},
+    "concurrency": 4,
+    "rate_per_second": None,
+    "fifo": False,
+    "schedule": None,
+    "other_4xx": "refuse",
+    "notify": None,
+    "signing_keys": [{"public_key": None, "created_at": "2026-11-25T08:00:00Z", "expires_at": None}],
     "enabled": True,
     "disabled_reason": None,
     "disabled_at": None,
+    "missed_since": None,
     "created_at": "2026-11-25T08:00:00Z",
     "updated_at": "2026-11-25T08:00:00Z",
 }
 #: Signs the examples, so that a receiver can be tried out with them.
 SECRET = "whsec_bmV2ZXIgdXNlIHRoaXMgb25lLCBpdCBpcyBwdWJsaWM="  # noqa: S105 - it is public
+_REPLAY: dict[str, Any] = {
+    "replay_id": "0198c4a0-8d41-7a06-b7f2-1e9c3a5d7f99",
+    "endpoint_id": ENDPOINT,
+    "status": "running",
+    "which": "missed",
+    "event_types": None,
+    "since": "2026-11-25T08:00:00Z",
+    "until": "2026-11-25T09:00:00Z",
+    "seen": 200,
+    "enqueued": 17,
+    "total": 731,
+    "reason": None,
+    "who": "ops",
+    "created_at": "2026-11-25T09:00:00Z",
+    "ended_at": None,
+}
+_SUPPRESSION = {
+    "recipient": "ada@example.org",
+    "stream": "*",
+    "reason": "manual",
+    "source": "api",
+    "created_at": "2026-11-25T08:00:00Z",
+    "expires_at": None,
+}
 _PLACED = {"order_id": ORDER, "total_cents": 2640, "task_ids": _TASKS}
 _PUBLISHED = {"event_id": _EVENT, "task_ids": _TASKS}
 
@@ -191,6 +284,11 @@ ANSWERS: dict[tuple[str, int], Any] = {
         "reply_at": "2026-11-25T08:00:01.480Z",
         "events": [{"kind": "bounced", "status": "5.1.1", "at": "2026-11-25T08:02:40Z"}],
     },
+    ("take_mail_event", 200): {"event_id": "ev_7d1f", "mail_id": _MAIL, "acted_upon": True},
+    ("ask_to_unsubscribe", 200): "<!doctype html>…<button>Unsubscribe</button>…",
+    ("unsubscribe_at_once", 200): "<!doctype html>…<p>You are unsubscribed.</p>…",
+    ("list_suppressions", 200): {"items": [_SUPPRESSION], "next_cursor": None},
+    ("suppress_address", 201): _SUPPRESSION,
     ("list_deliveries", 200): {"items": [_DELIVERY], "next_cursor": None},
     ("read_delivery", 200): {**_DELIVERY, "attempts": [_MET]},
     ("resend_delivery", 202): {"delivery_id": _TASKS[1], "task_ids": _TASKS[1:]},
@@ -198,9 +296,24 @@ ANSWERS: dict[tuple[str, int], Any] = {
     ("list_endpoints", 200): {"items": [_VIEW], "next_cursor": None},
     ("read_endpoint", 200): _VIEW,
     ("change_endpoint", 200): {**_VIEW, "updated_at": "2026-11-25T09:30:00Z"},
-    ("rotate_secret", 200): {"endpoint_id": ENDPOINT, "secret": SECRET},
+    ("rotate_secret", 200): {"endpoint_id": ENDPOINT, "secret": SECRET, "public_key": None},
     ("send_test", 202): {"endpoint_id": ENDPOINT, "task_ids": _TASKS[:1]},
-    ("replay_missed", 202): {"endpoint_id": ENDPOINT, "task_ids": _TASKS, "next_since": None},
+    ("replay_missed", 202): {
+        **_REPLAY,
+        "status": "running",
+        "seen": 0,
+        "enqueued": 0,
+        "total": None,
+        "task_ids": _TASKS[:1],
+    },
+    ("list_replays", 200): {"items": [_REPLAY], "next_cursor": None},
+    ("read_replay", 200): _REPLAY,
+    ("abort_replay", 200): {
+        **_REPLAY,
+        "status": "aborted",
+        "reason": "aborted by ops",
+        "ended_at": "2026-11-25T09:00:04Z",
+    },
     ("list_tasks", 200): {"items": [_ITEM], "next_cursor": "AZjEoEQYfpOmyC1Pix56RA"},
     ("read_task", 200): _detail(),
     ("retry_task", 200): _detail(state="pending", due_at="2026-11-25T08:00:07Z"),

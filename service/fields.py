@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from actors.mail import address
 from actors.webhooks import event_types
@@ -171,9 +172,19 @@ Instant = Annotated[
     _said(pattern=r"^(?:19[7-9]|[2-8]\d\d)\d-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:[.]\d{1,9})?)?(?:[Zz]|[+-]\d\d:?\d\d)$"),
 ]
 SendAt = Annotated[Instant, AfterValidator(_within_reach)]
+
+
+@dataclass(frozen=True, slots=True)
+class _OrEmpty(BeforeValidator):
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "allowEmptyValue": True}  # it moves to the parameter, see service/openapi.py
+
+
 #: A query's parameter that is given without a value is not given.
-OrEmpty = BeforeValidator(_unless_empty)
-Cursor = Annotated[Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None, OrEmpty]
+OrEmpty = _OrEmpty(_unless_empty)
+Cursor = Annotated[
+    Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$"), _said(pattern="^[A-Za-z0-9_-]{21}[AQgw]$")] | None, OrEmpty
+]
 
 #: What the document says of the fields of an endpoint.
 AS_URL = _said(format="uri", pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\\#@]+$")

@@ -21,6 +21,11 @@ TAGS = [
     {"name": "orders", "description": "An order with its receipt, its webhooks and its place in the statistics."},
     {"name": "events", "description": "What happened: one delivery to each endpoint that subscribed to its type."},
     {"name": "mails", "description": "Mails whose bytes are fixed when they are accepted."},
+    {
+        "name": "unsubscribe",
+        "description": "Out of a stream with one click, as RFC 8058 has it. The link alone counts.",
+    },
+    {"name": "suppressions", "description": "Addresses that get no mail, and why."},
     {"name": "endpoints", "description": "Where webhooks go, with what secret, and what they missed."},
     {
         "name": "deliveries",
@@ -35,7 +40,10 @@ TAGS = [
 _CONFLICTS = frozenset(
     {"sign_up", "place_order", "publish_event", "send_test", "replay_missed", "resend_delivery"}
     | {"retry_task", "cancel_task", "reschedule_task"}
+    | {"rotate_secret", "abort_replay", "lift_suppressions"}
 )
+#: Operations whose answer has a version.
+_TAGGED = frozenset({"create_endpoint", "read_endpoint", "change_endpoint"})
 #: Operations that never ask the database.
 _ALONE = frozenset({"live", "metrics"})
 _DONE = {
@@ -166,13 +174,15 @@ def _name(operation: dict[str, Any]) -> None:
 
 
 def _forget_null(operation: dict[str, Any]) -> None:
-    """No header and no query can be null: what may be left out is not required, and that is all."""
+    """No header and no query can be null: what may be left out is not required, or comes without a value."""
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _without_null(parameter["schema"])
+        if parameter["schema"].pop("allowEmptyValue", False):
+            parameter["allowEmptyValue"] = True
     body = operation.get("requestBody")
     if body and not body.get("required"):
-        content = body["content"]["application/json"]
-        content["schema"] = _without_null(content["schema"])
+        for content in body["content"].values():
+            content["schema"] = _without_null(content["schema"])
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -183,9 +193,11 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_requests(operation: dict[str, Any]) -> None:
-    if "requestBody" in operation:
-        shown = examples.REQUESTS.get(operation["operationId"], [])
-        operation["requestBody"]["content"]["application/json"]["examples"] = _named(shown)
+    name = operation["operationId"]
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        is_json = media_type == "application/json"
+        shown = examples.REQUESTS.get(name) if is_json else examples.OTHER_REQUESTS.get((name, media_type))
+        content["examples"] = _named(shown or [])
 
 
 def _named(shown: list[Example]) -> dict[str, Any]:
@@ -203,7 +215,7 @@ def _describe_answers(operation: dict[str, Any]) -> None:
                 content.pop("itemSchema", None)
                 content.update(schema={"type": "string"}, example=examples.FRAMES)
             else:
-                content["example"] = examples.ANSWERS.get((operation["operationId"], int(status)))
+                content["example"] = examples.ANSWERS.get((operation["operationId"], int(status)), {})
 
 
 def _headers_of(operation: dict[str, Any], status: int) -> list[str]:
@@ -212,7 +224,7 @@ def _headers_of(operation: dict[str, Any], status: int) -> list[str]:
         names += ["RateLimit-Policy", "RateLimit"]
     if _takes(operation, "Idempotency-Key"):
         names.append("Idempotency-Replayed")
-    if status != HTTPStatus.NO_CONTENT and operation["operationId"] in ("read_endpoint", "change_endpoint"):
+    if status != HTTPStatus.NO_CONTENT and operation["operationId"] in _TAGGED:
         names.append("ETag")
     return names
 
@@ -230,7 +242,7 @@ def _problems(path: str, operation: dict[str, Any]) -> dict[int, list[str]]:
     name, once = operation["operationId"], _takes(operation, "Idempotency-Key")
     body, known = "requestBody" in operation, "security" in operation
     possible = {
-        "bad-request": known,
+        "bad-request": known or body,
         "unauthorized": known,
         "forbidden": known,
         "not-found": "{" in path,
@@ -238,7 +250,7 @@ def _problems(path: str, operation: dict[str, Any]) -> dict[int, list[str]]:
         "in-flight": once,
         "precondition-failed": _takes(operation, "If-Match"),
         "too-large": body,
-        "not-json": body,
+        "not-json": "application/json" in operation.get("requestBody", {}).get("content", {}),
         "invalid": body or bool(operation.get("parameters")),
         "key-reused": once,
         "too-many": known,

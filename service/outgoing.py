@@ -13,6 +13,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header
 from pydantic import BaseModel
 
+from actors.webhooks.notices import DISABLED_EVENT
 from actors.webhooks.outbound import TEST_EVENT, body_of
 from actors.webhooks.signing import parse_secret, sign
 from service import examples
@@ -25,7 +26,7 @@ __all__ = ["SENT", "Sent", "routes"]
 routes = APIRouter(tags=["webhooks"], generate_unique_id_function=operation_id)
 
 _AT = datetime(2026, 11, 25, 8, 0, 0, 120_000, tzinfo=UTC)
-_IDS = [UUID(f"0198c4a0-{part}-7f68-8d12-64be0a3c1f66") for part in ("5e07", "6a9d", "7c31")]
+_IDS = [UUID(f"0198c4a0-{part}-7f68-8d12-64be0a3c1f66") for part in ("5e07", "6a9d", "7c31", "8f52")]
 
 
 class Sent(NamedTuple):
@@ -41,12 +42,18 @@ def _sent(webhook_id: UUID, type: str, content: bytes) -> Sent:
 
 
 _order = NewOrder.model_validate(examples.REQUESTS["place_order"][0].value)
+_disabled = {
+    "endpoint_id": examples.ENDPOINT,
+    "reason": "HTTP 410: the endpoint is gone for good and gets disabled",
+    "disabled_at": _AT.isoformat(),
+}
 _event = examples.REQUESTS["publish_event"][0].value
 
 #: By the name of the webhook; made by the code that makes the real ones.
 SENT = {
     PLACED: _sent(_IDS[0], PLACED, content_of(_order, order_id=UUID(examples.ORDER), placed_at=_AT)),
     TEST_EVENT: _sent(_IDS[1], TEST_EVENT, json.dumps({"endpoint_id": examples.ENDPOINT}).encode()),
+    DISABLED_EVENT: _sent(_IDS[3], DISABLED_EVENT, json.dumps(_disabled).encode()),
     "event": _sent(_IDS[2], _event["type"], json.dumps(_event["data"], separators=(",", ":")).encode()),
 }
 
@@ -83,6 +90,22 @@ class WebhookTest(BaseModel):
     type: Literal["webhook.test"]
     timestamp: datetime
     data: TestData
+
+
+class DisabledData(BaseModel):
+    """Which endpoint, since when, and why."""
+
+    endpoint_id: UUID
+    reason: str
+    disabled_at: datetime
+
+
+class EndpointDisabled(BaseModel):
+    """An endpoint gets nothing more."""
+
+    type: Literal["webhook.endpoint_disabled"]
+    timestamp: datetime
+    data: DisabledData
 
 
 class AnyEvent(BaseModel):
@@ -155,6 +178,12 @@ def order_placed(body: OrderPlaced, id: Id, timestamp: Timestamp, signature: Sig
 @routes.post(TEST_EVENT, **_documented(TEST_EVENT))
 def webhook_test(body: WebhookTest, id: Id, timestamp: Timestamp, signature: Signature) -> None:
     """Somebody tries an endpoint. Sent by `POST /v1/endpoints/{endpoint_id}/test`, whatever the endpoint subscribed to."""
+
+
+@routes.post(DISABLED_EVENT, **_documented(DISABLED_EVENT))
+def endpoint_disabled(body: EndpointDisabled, id: Id, timestamp: Timestamp, signature: Signature) -> None:
+    """An endpoint was disabled for what it answered, or because it had failed for too long. Sent to each endpoint that
+    subscribed to `webhook.endpoint_disabled` or `webhook.*`."""
 
 
 @routes.post("event", **_documented("event"))

@@ -6,20 +6,27 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import jsonschema_rs
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import CONTENT_TYPE_LATEST
 from service_eyes import Database, problem_of
+from sqlalchemy.orm import Session
 from standardwebhooks import Webhook
 
+from actors import outside
+from actors.mail.unsubscribe import token_for
+from actors.webhooks import notices
 from service import examples, outgoing
 from service.app import create_app
+from service.database import engine_for
 from service.openapi import operations
 from service.problems import KINDS, MEDIA_TYPE
 from service.settings import Settings
 
+GONE = "HTTP 410: the endpoint is gone for good and gets disabled"
 DOCUMENT = create_app(Settings(database_url="postgresql://127.0.0.1:1/none")).openapi()
 OPERATIONS = {operation["operationId"]: (path, method, operation) for path, method, operation in operations(DOCUMENT)}
 WEBHOOKS = {path: operation for path, _, operation in operations(DOCUMENT, where="webhooks")}
@@ -39,8 +46,9 @@ def valid(value: Any, schema: dict[str, Any]) -> bool:
 
 def bodies() -> Iterator[Any]:
     for name, (_, _, operation) in OPERATIONS.items():
-        for example in examples.REQUESTS.get(name, []) if "requestBody" in operation else ():
-            yield pytest.param(name, example.value, id=f"{name}: {example.summary}")
+        for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+            for example in content["examples"].values():
+                yield pytest.param(name, media_type, example["value"], id=f"{name}: {example['summary']}")
 
 
 def test_the_document_has_its_licence_and_a_text_for_every_tag() -> None:
@@ -66,8 +74,8 @@ def test_every_operation_is_complete(name: str) -> None:
     if "{" in path:
         assert {"404", "422"} <= statuses
     if "requestBody" in operation:
-        assert {"413", "415", "422"} <= statuses
-        assert operation["requestBody"]["content"]["application/json"]["examples"]
+        assert {"400", "413", "422"} <= statuses
+        assert all(content["examples"] for content in operation["requestBody"]["content"].values())
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -93,19 +101,25 @@ def test_every_problem_is_documented_where_it_can_occur() -> None:
     assert shown == {(f"/problems/{slug}", str(kind.status)) for slug, kind in KINDS.items() if slug not in unsaid}
 
 
-@pytest.mark.parametrize(("name", "value"), [*bodies()])
-def test_every_request_that_is_shown_is_accepted(api: TestClient, database: Database, name: str, value: Any) -> None:
+@pytest.mark.parametrize(("name", "media_type", "value"), [*bodies()])
+def test_every_request_that_is_shown_is_accepted(
+    api: TestClient, database: Database, name: str, media_type: str, value: Any
+) -> None:
     path, method, operation = OPERATIONS[name]
     endpoint = api.post("/v1/endpoints", json={"url": "https://h.example.org/", "event_types": ["*"]}).json()
     mail = api.post("/v1/mails", json={"to": "a@example.org", "subject": "s", "text": "t"}).json()
-    filled = path.format(endpoint_id=endpoint["endpoint_id"], task_id=mail["mail_id"], mail_id=mail["mail_id"])
-    answer = api.request(method.upper(), filled, json=value)
+    token = token_for("a@example.org", "newsletter", outside.vault())
+    filled = path.format(endpoint_id=endpoint["endpoint_id"], task_id=mail["mail_id"], token=token)
+    content = json.dumps(value) if media_type == "application/json" else value
+    answer = api.request(method.upper(), filled, content=content, headers={"Content-Type": media_type})
     assert answer.status_code < 300, answer.text
-    documented = operation["responses"][str(answer.status_code)]
-    content = documented["content"]["application/json"]
-    assert valid(value, operation["requestBody"]["content"]["application/json"]["schema"])
-    assert valid(answer.json(), content["schema"])
-    assert set(answer.json()) == set(content["example"])
+    ((answered, documented),) = operation["responses"][str(answer.status_code)]["content"].items()
+    assert answer.headers["content-type"].partition(";")[0] == answered
+    if media_type == "application/json":
+        assert valid(value, operation["requestBody"]["content"][media_type]["schema"])
+    if answered == "application/json":
+        assert valid(answer.json(), documented["schema"])
+        assert set(answer.json()) == set(documented["example"])
 
 
 @pytest.mark.parametrize(
@@ -119,6 +133,16 @@ def test_what_is_read_has_the_documented_type(api: TestClient, name: str) -> Non
     assert media_type == CONTENT_TYPE_LATEST.partition(";")[0] or valid(
         answer.json(), operation["responses"]["200"]["content"][media_type]["schema"]
     )
+
+
+@pytest.mark.parametrize("name", [name for name, (_, method, _) in OPERATIONS.items() if method == "get"])
+def test_a_query_that_may_be_empty_is_as_if_it_were_not_there(api: TestClient, name: str) -> None:
+    path, _, operation = OPERATIONS[name]
+    endpoint = api.post("/v1/endpoints", json={"url": "https://h.example.org/", "event_types": ["*"]}).json()
+    for each in operation.get("parameters", ()):
+        if each.get("allowEmptyValue"):
+            filled = path.format(endpoint_id=endpoint["endpoint_id"])
+            assert api.get(f"{filled}?{each['name']}=").json() == api.get(filled).json()
 
 
 def test_a_problem_is_as_the_document_says(api: TestClient) -> None:
@@ -137,7 +161,13 @@ def test_a_problem_is_as_the_document_says(api: TestClient) -> None:
 
 def payload(api: TestClient, database: Database, name: str) -> bytes:
     """The body that really goes out for what an example tells."""
-    endpoint = api.post("/v1/endpoints", json={"url": "https://h.example.org/", "event_types": ["*"]}).json()
+    wanted = {"url": "https://h.example.org/", "event_types": ["*", "webhook.*"]}
+    endpoint = api.post("/v1/endpoints", json=wanted).json()
+    if name == "webhook.endpoint_disabled":
+        other = api.post("/v1/endpoints", json={**wanted, "event_types": ["a"]}).json()
+        with Session(engine_for(Settings(database_url=database.url))) as session, session.begin():
+            assert notices.disable(session, UUID(other["endpoint_id"]), reason=GONE)
+        return bytes(database.one("select body from app.payload")["body"])
     if name == "order.placed":
         answer = api.post("/v1/orders", json=examples.REQUESTS["place_order"][0].value)
     elif name == "webhook.test":
@@ -149,7 +179,8 @@ def payload(api: TestClient, database: Database, name: str) -> bytes:
 
 
 def timeless(body: dict[str, Any]) -> dict[str, Any]:
-    data = {name: value for name, value in body["data"].items() if name not in ("order_id", "placed_at", "endpoint_id")}
+    chance = {"order_id", "placed_at", "endpoint_id", "disabled_at"}
+    data = {name: value for name, value in body["data"].items() if name not in chance}
     return {**body, "timestamp": "", "data": data}
 
 
