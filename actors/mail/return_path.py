@@ -14,7 +14,7 @@ __all__ = ["MOST_LOCAL", "mail_of", "return_path_for"]
 
 _OWNER = "return path"
 _MARK_OCTETS = 10
-_TOKEN = re.compile(r"[^@]*\+([0-9a-f]{32})\.([a-z2-7]{16})@[^@]+")
+_TOKEN = re.compile(r"\+([0-9a-f]{32})\.([a-z2-7]{16})@")
 #: What is left of the 64 characters before the @.
 MOST_LOCAL = 64 - len("+") - 32 - len(".") - 16
 
@@ -24,13 +24,13 @@ def return_path_for(mail_id: UUID, base: Address, vault: Vault) -> Address:
     return Address(f"{base.local}+{mail_id.hex}.{_mark(mail_id, vault)}", base.domain)
 
 
-def mail_of(address: str, vault: Vault) -> UUID | None:
-    """The mail whose bounce came to this address; None if the address was not made here."""
-    found = _TOKEN.fullmatch(address.strip().lower())
-    if found is None:
-        return None
-    mail_id = UUID(found[1])
-    return mail_id if hmac.compare_digest(found[2], _mark(mail_id, vault)) else None
+def mail_of(text: str, vault: Vault) -> UUID | None:
+    """The mail that a return path in this text was made for; None if there is none that was made here."""
+    for found in _TOKEN.finditer(text.lower()):
+        mail_id = UUID(found[1])
+        if hmac.compare_digest(found[2], _mark(mail_id, vault)):
+            return mail_id
+    return None
 
 
 def _mark(mail_id: UUID, vault: Vault) -> str:

@@ -199,9 +199,10 @@ class TestReturnPath:
         other = uuid4().hex
         for address in (
             f"bounces+{other}{local[-17:]}@{domain}", f"{local[:-1]}@{domain}", f"{local}x@{domain}", local,
-            true.replace("@", "@@"), "bounces@example.com", "", f"bounces+{other}.{'a' * 16}@{domain}",
+            true.replace("+", ""), true.replace(".", "", 1), "bounces@example.com", "", f"bounces+{other}.{'a' * 16}@{domain}",
         ):  # fmt: skip
             assert mail_of(address, VAULT) is None
+        assert mail_of(f'"x" <{true}>, <{local[:-1]}@x>', VAULT) is not None
         assert mail_of(true, Vault("another key of at least 32 characters")) is None
 
     @pytest.mark.parametrize(
