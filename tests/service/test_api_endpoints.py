@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
+from awaiting import await_that
 from fastapi.testclient import TestClient
 from service_eyes import Database, problem_of
 
@@ -73,11 +77,164 @@ def test_what_is_given_changes_and_the_rest_stays(api: TestClient) -> None:
     assert again == api.get(path).json()
 
 
-def test_a_deleted_endpoint_is_gone_with_its_secrets(api: TestClient, database: Database) -> None:
-    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
+def test_a_deleted_endpoint_is_gone_with_its_secrets_and_its_log_is_forgotten_by_a_task(
+    api: TestClient, database: Database
+) -> None:
+    path = f"/v1/endpoints/{create(api, headers={'X-Key': 'hunter2'})['endpoint_id']}"
+    api.post("/v1/events", json={"type": "a.b", "data": 1})
     assert api.delete(path).status_code == 204
     assert database.rows()["app.endpoint_secret"] == 0
-    assert problem_of(api.get(path))["status"] == 404
+    assert database.one("select sealed_headers from app.endpoint")["sealed_headers"] is None
+    forgetting = database.one("select args from outbox.task where actor = 'forget_endpoint'")
+    assert forgetting["args"] == [path.rpartition("/")[2]]
+    for method, act in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate-secret"), ("POST", "/test")):
+        body = {} if method == "PATCH" else None
+        assert problem_of(api.request(method, path + act, json=body))["status"] == 404
+    assert api.get("/v1/endpoints").json()["items"] == []
+    assert api.post("/v1/events", json={"type": "a.b", "data": 1}).json()["task_ids"] == []
+
+
+def test_a_test_event_for_an_endpoint_that_is_deleted_at_the_same_moment_is_not_found(
+    api: TestClient, database: Database
+) -> None:
+    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
+    answers: list[Any] = []
+    with psycopg.connect(database.url) as deleting:
+        deleting.execute("select from app.endpoint for update")
+        thread = threading.Thread(target=lambda: answers.append(api.post(f"{path}/test")))
+        thread.start()
+        await_that(lambda: database.query("select from pg_locks where not granted"))
+        deleting.execute("delete from app.endpoint")
+        deleting.commit()
+        thread.join(30)
+    assert problem_of(answers[0])["status"] == 404
+    assert database.rows()["app.delivery"] == 0
+
+
+def test_an_endpoint_keeps_what_its_owner_says_and_takes_it_back(api: TestClient) -> None:
+    said = {
+        "metadata": {"team": "warehouse", "ticket": "#7"}, "concurrency": 64, "rate_per_second": 2.5, "fifo": True,
+        "schedule": [1, 60, 86_400], "other_4xx": "retry", "notify": "ops@example.org",
+    }  # fmt: skip
+    made = create(api, **said)
+    path = f"/v1/endpoints/{made['endpoint_id']}"
+    assert {name: made[name] for name in said} == said
+    back = {"rate_per_second": None, "schedule": None, "notify": None}
+    changed = api.patch(path, json={**back, "metadata": {}, "concurrency": 1, "other_4xx": "refuse"}).json()
+    assert {name: changed[name] for name in said} == {
+        "metadata": {}, "concurrency": 1, "rate_per_second": None, "fifo": True, "schedule": None,
+        "other_4xx": "refuse", "notify": None,
+    }  # fmt: skip
+    assert api.patch(path, json={"concurrency": None, "fifo": None, "url": None}).json()["fifo"] is True
+
+
+def test_what_is_not_said_has_its_default(api: TestClient) -> None:
+    made = create(api)
+    names = ("metadata", "concurrency", "rate_per_second", "fifo", "schedule", "other_4xx", "notify", "missed_since")
+    assert [made[name] for name in names] == [{}, 4, None, False, None, "refuse", None, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "pointer"),
+    [
+        ({"metadata": {str(n): "v" for n in range(51)}}, "/metadata"),
+        ({"metadata": {"zq7marker": 1}}, "/metadata"),
+        ({"metadata": {"k": "v" * 501}}, "/metadata"),
+        ({"metadata": {"": "v"}}, "/metadata"),
+        ({"metadata": {"k" * 65: "v"}}, "/metadata"),
+        ({"metadata": {"k": "a\u0000"}}, "/metadata"),
+        ({"metadata": {str(n): "v" * 500 for n in range(17)}}, "/metadata"),
+        ({"concurrency": 0}, "/concurrency"),
+        ({"concurrency": 65}, "/concurrency"),
+        ({"concurrency": 4.0}, "/concurrency"),
+        ({"rate_per_second": 0}, "/rate_per_second"),
+        ({"rate_per_second": 1001}, "/rate_per_second"),
+        ({"rate_per_second": "1"}, "/rate_per_second"),
+        ({"fifo": 1}, "/fifo"),
+        ({"schedule": []}, "/schedule"),
+        ({"schedule": [1] * 31}, "/schedule"),
+        ({"schedule": [0]}, "/schedule/0"),
+        ({"schedule": [5, 86_401]}, "/schedule/1"),
+        ({"other_4xx": "ignore"}, "/other_4xx"),
+        ({"notify": "nobody"}, "/notify"),
+        ({"signature": "v2"}, "/signature"),
+    ],
+)
+def test_what_an_endpoint_cannot_have_is_refused_where_it_stands(
+    api: TestClient, database: Database, given: dict[str, Any], pointer: str
+) -> None:
+    problem = problem_of(api.post("/v1/endpoints", json={"url": URL, "event_types": ["*"], **given}))
+    assert (problem["status"], problem["errors"][0]["pointer"]) == (422, pointer)
+    assert "zq7marker" not in str(problem)
+    assert database.rows()["app.endpoint"] == 0
+
+
+def test_a_disabled_endpoint_says_since_when_it_missed_events_until_its_owner_takes_that_back(api: TestClient) -> None:
+    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
+    disabled_at = api.patch(path, json={"enabled": False}).json()["disabled_at"]
+    again = api.patch(path, json={"enabled": True}).json()
+    assert again["missed_since"] == disabled_at
+    assert api.patch(path, json={"missed_since": None}).json()["missed_since"] is None
+    assert problem_of(api.patch(path, json={"missed_since": disabled_at}))["status"] == 422
+
+
+def test_a_key_pair_shows_its_public_half_and_never_the_private_one(api: TestClient, database: Database) -> None:
+    answer = api.post("/v1/endpoints", json={"url": URL, "event_types": ["*"], "signature": "v1a"})
+    made = answer.json()
+    assert made["secret"] is None
+    (key,) = made["signing_keys"]
+    assert re.fullmatch(r"whpk_[A-Za-z0-9+/]{43}=", key["public_key"])
+    path = f"/v1/endpoints/{made['endpoint_id']}"
+    assert api.get(path).json()["signing_keys"] == [key]
+    rotated = api.post(f"{path}/rotate-secret", json={"signature": "v1a"}).json()
+    assert rotated["secret"] is None
+    assert [each["public_key"] for each in api.get(path).json()["signing_keys"]] == [
+        rotated["public_key"],
+        key["public_key"],
+    ]
+    symmetric = api.post(f"{path}/rotate-secret", json={"overlap_seconds": 0}).json()
+    assert (symmetric["secret"][:6], symmetric["public_key"]) == ("whsec_", None)
+    assert [each["public_key"] for each in api.get(path).json()["signing_keys"]] == [None]
+    assert b"whsk_" not in stored_bytes(database) + answer.content + api.get(path).content
+
+
+def test_a_sixth_valid_secret_is_refused_and_says_what_to_do(api: TestClient, database: Database) -> None:
+    path = f"/v1/endpoints/{create(api)['endpoint_id']}"
+    for _ in range(4):
+        assert api.post(f"{path}/rotate-secret").status_code == 200
+    problem = problem_of(api.post(f"{path}/rotate-secret"))
+    assert (problem["status"], problem["type"]) == (409, "/problems/conflict")
+    assert "overlap of 0" in problem["detail"]
+    assert database.rows()["app.endpoint_secret"] == 5
+    assert api.post(f"{path}/rotate-secret", json={"overlap_seconds": 0}).status_code == 200
+
+
+def test_the_values_of_headers_are_kept_sealed_and_only_their_names_are_shown(
+    api: TestClient, database: Database
+) -> None:
+    made = create(api, key="create-1", headers={"X-Key": "hunter2", "Authorization": "Bearer hunter2"})
+    assert made["header_names"] == ["Authorization", "X-Key"]
+    path = f"/v1/endpoints/{made['endpoint_id']}"
+    assert api.patch(path, json={"headers": {"X-Other": "hunter2"}}).json()["header_names"] == ["X-Other"]
+    assert b"hunter2" not in stored_bytes(database)
+    assert api.patch(path, json={"headers": {}}).json()["header_names"] == []
+
+
+def test_an_empty_cursor_asks_for_the_first_page(api: TestClient) -> None:
+    made = create(api)
+    assert [each["endpoint_id"] for each in api.get("/v1/endpoints?cursor=").json()["items"]] == [made["endpoint_id"]]
+
+
+@pytest.mark.parametrize("event_type", ["webhook.test", "webhook.endpoint_disabled", "webhook.mine"])
+def test_events_of_the_service_itself_are_published_by_nobody_else(
+    api: TestClient, database: Database, event_type: str
+) -> None:
+    create(api, event_types=["*", "webhook.*"])
+    problem = problem_of(api.post("/v1/events", json={"type": event_type, "data": 1}))
+    assert (problem["status"], problem["errors"][0]["pointer"]) == (422, "/type")
+    assert "reserved" in problem["errors"][0]["detail"]
+    assert database.rows()["app.delivery"] == 0
+    assert api.post("/v1/events", json={"type": "webhooks.mine", "data": 1}).status_code == 202
 
 
 def test_a_rotated_secret_signs_beside_the_old_one_for_the_overlap(api: TestClient, database: Database) -> None:
