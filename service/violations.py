@@ -33,6 +33,7 @@ _DETAILS = {
     "bool_type": "must be true or false",
     "float_type": "must be a number",
     "list_type": "must be an array",
+    "none_required": "must be null",
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",

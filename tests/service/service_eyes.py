@@ -26,6 +26,11 @@ ORDER = {
     "currency": "EUR",
     "client_id": "c-1",
 }
+ENDPOINT = {
+    "url": "https://hooks.example.org/", "event_types": ["a.b"], "description": "d", "headers": {"X-A": "b"},
+    "metadata": {"k": "v"}, "concurrency": 2, "rate_per_second": 0.5, "fifo": False, "schedule": [5, 60],
+    "other_4xx": "retry", "notify": "ada@example.org",
+}  # fmt: skip
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/signups": {"email": "ada@example.org", "name": "Ada"},
     "/v1/orders": ORDER,
@@ -33,17 +38,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/mails": {
         "to": "a@example.org", "subject": "s", "text": "t", "html": "<p>h</p>", "send_at": "2027-01-01T00:00:00Z",
     },
-    "/v1/endpoints": {
-        "url": "https://hooks.example.org/", "event_types": ["a.b"], "description": "d", "headers": {"X-A": "b"},
-    },
-    "/v1/endpoints/{endpoint_id}/rotate-secret": {"overlap_seconds": 60},
-    "/v1/endpoints/{endpoint_id}/replay": {"since": "2099-01-01T00:00:00Z", "until": "2099-02-01T00:00:00Z"},
+    "/v1/endpoints": {**ENDPOINT, "signature": "v1a"},
+    "/v1/endpoints/{endpoint_id}/rotate-secret": {"overlap_seconds": 60, "signature": "v1"},
+    "/v1/endpoints/{endpoint_id}/replay": {"since": "2026-01-01T00:00:00Z", "until": "2026-02-01T00:00:00Z"},
     "/v1/tasks/{task_id}/cancel": {"reason": "r"},
     "/v1/tasks/{task_id}/reschedule": {"run_at": "2027-01-01T00:00:00Z"},
-    "PATCH /v1/endpoints/{endpoint_id}": {
-        "url": "https://hooks.example.org/", "event_types": ["a.b"], "description": "d", "headers": {"X-A": "b"},
-        "enabled": True,
-    },
+    "PATCH /v1/endpoints/{endpoint_id}": {**ENDPOINT, "enabled": True, "missed_since": None},
 }  # fmt: skip
 
 

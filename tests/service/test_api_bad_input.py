@@ -42,6 +42,7 @@ URL: list[Any] = [
 ]  # fmt: skip
 CLIENT_ID: list[Any] = [*LINE, "", "a b", "a.b", "ä", f"{MARK}/", "x" * 129]
 TYPE: list[Any] = [*LINE, "", ".", "a.", ".a", "a..b", "a b", "a-b", "ä", "*", "a.*", f"{MARK}!", "x" * 129]
+TYPE += [f"webhook.{MARK}", "webhook.test"]
 PATTERNS: list[Any] = [
     MARK,
     7,
@@ -93,6 +94,32 @@ WRONG: dict[str, list[Any]] = {
     "overlap_seconds": [*NUMBER, 7 * 86_400 + 1],
     "reason": [*LINE, "", "x" * 501],
     "data": [],
+    "metadata": [
+        MARK,
+        7,
+        [],
+        DEEP,
+        {"k": 7},
+        {"k": None},
+        {"k": f"{MARK}\n"},
+        {"k": f"{MARK}\x00"},
+        {"k": f"{MARK}\ud800"},
+        {f"{MARK}\x00": "v"},
+        {f"{MARK}\ud800": "v"},
+        {"": "v"},
+        {"k": "v" * 501},
+        {"k" * 65: "v"},
+        {f"k{n}": "v" for n in range(51)},
+        {f"k{n}": "v" * 500 for n in range(17)},
+    ],
+    "concurrency": [*NUMBER, 0, 65],
+    "rate_per_second": [MARK, "1", "", True, [], {}, DEEP, -1, 0, 0.001, 1000.5, 10**30],
+    "fifo": FLAG,
+    "schedule": [MARK, 7, True, {}, [], DEEP, [0], [86_401], [1.5], ["1"], [None], [True], [1] * 31],
+    "other_4xx": [*LINE, "", "Retry", "ignore"],
+    "notify": EMAIL,
+    "signature": [*LINE, "", "v2", "V1"],
+    "missed_since": [MARK, 0, True, [], {}, "2027-01-01T00:00:00Z"],
 }
 REQUIRED = {"email", "name", "items", "currency", "type", "data", "to", "subject", "url", "event_types", "since"}
 NULL_IS_WRONG = REQUIRED - {"data"} | {"sku", "quantity", "unit_price_cents", "overlap_seconds"}
