@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from actors import outside
 from actors.database import ledger, transaction
-from actors.tables import Delivery, EndpointSecret, Mail, Payload, Receipt
+from actors.tables import Delivery, EndpointSecret, Mail, MailEvent, Payload, Receipt, Suppression
 from outbox import OutboxBroker, Task, purge
 from outbox.logs import get_logger
 from outbox.models import dead, history
@@ -55,7 +55,8 @@ def purge_outbox() -> None:
     time_limit=25 * 60_000,
 )
 def purge_sent() -> None:
-    """Mails, deliveries and their bodies, receipts, each after its own time, and secrets that have expired."""
+    """Mails and what was told of them, deliveries and their bodies, receipts, each after its own time; and secrets and
+    suppressions that have expired."""
     now, kept = datetime.now(UTC), outside.settings()
     receipts, mails = now - timedelta(days=kept.receipt_days), now - timedelta(days=kept.mail_days)
     webhooks = now - timedelta(days=kept.webhook_days)
@@ -69,7 +70,9 @@ def purge_sent() -> None:
         "mails": _purge(Mail.id, last_heard_of_mail, mails, _ended(Mail.id)),
         "deliveries": _purge(Delivery.id, last_heard_of_delivery, webhooks, _ended(Delivery.id)),
         "payloads": _purge(Payload.event_id, Payload.created_at, webhooks, unused),
-        "secrets": _purge_secrets(),
+        "mail_events": _purge_expired(MailEvent.id, MailEvent.at < mails),
+        "suppressions": _purge_expired(Suppression.recipient, Suppression.expires_at < func.clock_timestamp()),
+        "secrets": _purge_expired(EndpointSecret.id, EndpointSecret.expires_at < func.clock_timestamp()),
     }
     log.info("purged", **gone)
 
@@ -101,19 +104,18 @@ def _purge(key: InstrumentedAttribute[UUID], last_heard: Any, before: datetime, 
         after = page[-1]
 
 
-def _purge_secrets() -> int:
-    """Nothing was signed with these since they expired."""
-    gone, expired = 0, EndpointSecret.expires_at < func.clock_timestamp()
-    page = select(EndpointSecret.id).where(expired).limit(_PAGE).with_for_update(skip_locked=True)
+def _purge_expired(key: InstrumentedAttribute[Any], over: ColumnElement[bool]) -> int:
+    """Delete what counts no more, whatever its age. Answers how many rows went."""
+    gone, page = 0, select(key).where(over).limit(_PAGE).with_for_update(skip_locked=True)
     while True:
         with transaction() as session:
             found = session.scalars(page).all()
-            gone += _delete(session, EndpointSecret.id, EndpointSecret.id.in_(found))
+            gone += _delete(session, key, key.in_(found) & over)
         if len(found) < _PAGE:
             return gone
 
 
-def _delete(session: Session, key: InstrumentedAttribute[UUID], which: ColumnElement[bool]) -> int:
+def _delete(session: Session, key: InstrumentedAttribute[Any], which: ColumnElement[bool]) -> int:
     options = {"synchronize_session": False, "schema_translate_map": {"outbox": ledger().schema}}
     deleted = session.execute(delete(key.class_).where(which).returning(key), execution_options=options)
     return len(deleted.all())

@@ -245,7 +245,7 @@ def _problems(path: str, operation: dict[str, Any]) -> dict[int, list[str]]:
         "bad-request": known or body,
         "unauthorized": known,
         "forbidden": known,
-        "not-found": "{" in path,
+        "not-found": "{" in path or name == "lift_suppressions",
         "conflict": name in _CONFLICTS,
         "in-flight": once,
         "precondition-failed": _takes(operation, "If-Match"),

@@ -59,7 +59,7 @@ _BODY = {
     }
 }
 
-Token = Annotated[str, Path(description="From the link in a mail.", max_length=1100)]
+Token = Annotated[str, Path(description="From the link in a mail.")]
 
 
 def _meant(token: Token) -> tuple[str, str]:

@@ -36,7 +36,8 @@ def _mail(session: Session, endpoint: Endpoint) -> None:
     if not to:
         return
     try:
-        prepared = mail.prepare(session, to=to, subject="A webhook endpoint was disabled", text=_text(endpoint))
+        says = _letter(endpoint)
+        prepared = mail.prepare(session, to=to, subject=says.subject, text=says.text, html=says.html)
     except ValueError as refusal:  # an address of the operator's that is none must not keep it enabled
         log.error("nobody could be told by mail", endpoint_id=str(endpoint.id), reason=str(refusal))
         return
@@ -59,12 +60,12 @@ def _publish(session: Session, endpoint: Endpoint) -> None:
     )
 
 
-def _text(endpoint: Endpoint) -> str:
-    return (
-        f"Endpoint {endpoint.id} gets no more webhooks since {endpoint.disabled_at:%Y-%m-%d %H:%M} UTC.\n\n"
-        f"Why: {endpoint.disabled_reason}\n"
-        f"URL: {endpoint.url.partition('?')[0]}\n"
-        f"Description: {endpoint.description or '-'}\n\n"
-        "Mend the receiver, then enable the endpoint (PATCH with enabled: true) and replay what it missed:\n"
-        "`missed_since` in the answer says since when.\n"
+def _letter(endpoint: Endpoint) -> mail.Letter:
+    return mail.letter(
+        "endpoint-disabled",
+        endpoint_id=str(endpoint.id),
+        disabled_at=f"{endpoint.disabled_at:%Y-%m-%d %H:%M}",
+        reason=endpoint.disabled_reason,
+        url=endpoint.url.partition("?")[0],
+        description=endpoint.description,
     )

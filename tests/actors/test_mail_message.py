@@ -145,6 +145,33 @@ class TestHeaders:
             return
         assert [a.addr_spec for a in read(raw)["To"].addresses] == ["ada@example.org"]
 
+    @given(ANY_TEXT, ANY_TEXT)
+    @example('a"; name="b', "Eve <eve@example.net>, x")
+    @example("a\r\nX: y", "\r\nBcc: eve@example.net")
+    @example("a;b=c", "=?utf-8?q?=0d=0a?=")
+    def test_no_file_name_or_name_to_answer_can_add_a_header_or_a_part(self, filename: str, name: str) -> None:
+        attachment = Attachment(filename, "text/plain", b"content")
+        try:
+            message = read(built(attachments=[attachment], reply_to=Mailbox(ADA.address, name)))
+        except (HeaderRefused, MessageRefused):
+            return
+        assert set(message.keys()) == {*read(built()).keys(), "Reply-To"} - {"Content-Transfer-Encoding"}
+        assert [address.addr_spec for address in message["Reply-To"].addresses] == ["ada@example.org"]
+        (back,) = message.iter_attachments()
+        assert set(back.keys()) == {"Content-Type", "Content-Transfer-Encoding", "Content-Disposition"}
+        assert (back.get_content_type(), back.get_payload(decode=True)) == ("text/plain", b"content")
+
+    @given(ANY_TEXT, ANY_TEXT)
+    @example("X-A: b\r\nBcc", "x")
+    @example("X-A", "b\r\n\r\nbody")
+    def test_no_header_can_add_another_or_reach_the_body(self, name: str, value: str) -> None:
+        try:
+            message = read(built(headers={name: value}))
+        except HeaderRefused:
+            return
+        assert set(message.keys()) == {*read(built()).keys(), name}
+        assert message.get_content().strip() == "Hi"
+
 
 class TestBytes:
     def test_the_same_draft_gives_the_same_bytes(self) -> None:
@@ -195,7 +222,10 @@ class TestBytes:
             Attachment("../a", "application/pdf", b""),
             Attachment('a"b', "application/pdf", b""),
             Attachment("a", "application", b""),
+            Attachment("a\u202efdp.exe", "application/pdf", b""),
+            Attachment("a\u200b", "application/pdf", b""),
             Attachment("a", "multipart/mixed", b""),
+            Attachment("a", "message/rfc822", b""),
             Attachment("a", "text/plain\r\nX: y", b""),
             Attachment("a", "text/plain; charset=x", b""),
         ],

@@ -32,6 +32,7 @@ from actors.mail import unsubscribe
 from actors.mail.address import parse
 from actors.mail.dkim import Signer
 from actors.mail.return_path import mail_of, return_path_for
+from actors.mail.suppression import Reason, suppress
 from actors.secrets import Vault
 from actors.tables import Mail
 
@@ -224,6 +225,32 @@ class TestReturnPath:
         configured(**{variable: value})
         with pytest.raises(ValueError, match=variable):
             outside.public_url() if variable == "PUBLIC_URL" else outside.return_path()
+
+
+def test_one_click_ends_also_what_is_queued_already(bench: Bench, signed: Configure) -> None:
+    with mailroom() as (room, port):
+        signed(SMTP_URL=f"smtp://127.0.0.1:{port}")
+        of_news, of_deals = prepared(bench, stream="news"), prepared(bench, stream="deals")
+        link = str(read(of_news.body)["List-Unsubscribe"])
+        meant = unsubscribe.opened(link.strip("<>").removeprefix(URL + unsubscribe.PATH), outside.vault())
+        assert meant is not None
+        with bench.session() as session, session.begin():
+            suppress(session, meant[0], stream=meant[1], reason=Reason.UNSUBSCRIBE)
+        for each in (of_news, of_deals):
+            bench.perform(each.id)
+        outside.transport().close()
+    assert [envelope.content for envelope in room.envelopes] == [of_deals.body]
+    with bench.session() as session:
+        assert session.get_one(Mail, of_news.id).status == "suppressed"
+
+
+def test_a_bounce_of_a_mail_comes_back_to_its_own_address(bench: Bench, configured: Configure) -> None:
+    with mailroom() as (room, port):
+        configured(SMTP_URL=f"smtp://127.0.0.1:{port}", MAIL_RETURN_PATH="bounces@example.com")
+        new = prepared(bench)
+        bench.perform(new.id)
+        outside.transport().close()
+    assert mail_of(str(room.envelopes[0].mail_from), outside.vault()) == new.id
 
 
 def test_an_answer_goes_where_the_mail_says(bench: Bench, configured: Configure) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from service_eyes import MARK, Database, problem_of
 
 from actors import outside
+from service.app import check_surroundings
 
 MAIL = {"to": "ada@example.org", "subject": "Hello", "text": "Hi"}
 PDF = base64.b64encode(b"%PDF-1.7").decode()
@@ -211,3 +212,18 @@ class TestReading:
     def test_a_mail_that_never_was_is_not_found(self, api: TestClient) -> None:
         assert problem_of(api.get(f"/v1/mails/{uuid4()}"))["status"] == 404
         assert problem_of(api.get("/v1/mails/x"))["status"] == 422
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DKIM_KEY_FILE", "/nowhere/key.pem"), ("MAIL_RETURN_PATH", "no address"), ("PUBLIC_URL", "api.example.com")],
+)
+def test_a_setting_that_makes_no_sense_is_told_at_start_up(
+    monkeypatch: pytest.MonkeyPatch, surroundings: None, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    outside.forget()
+    with pytest.raises(ValueError, match=variable):
+        check_surroundings()
+    monkeypatch.undo()
+    outside.forget()

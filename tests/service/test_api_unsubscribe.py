@@ -115,7 +115,7 @@ def test_every_link_that_was_not_made_here_is_refused_alike(anyone: TestClient, 
     token = link.removeprefix(unsubscribe.PATH)
     other = base64.urlsafe_b64encode(outside.vault().seal('["ada@example.org", "news"]', owner="endpoint")).decode()
     details = set()
-    for wrong in (f"B{token[1:]}", f"{token[:-4]}AAAA", token[:60], "x", "x" * 900, other.rstrip("="), "%00", "é"):
+    for wrong in (f"B{token[1:]}", f"{token[:-4]}AAAA", token[:60], "x", "x" * 5000, other.rstrip("="), "%00", "é"):
         for answer in (anyone.get(f"{unsubscribe.PATH}{wrong}"), anyone.post(f"{unsubscribe.PATH}{wrong}", data=CLICK)):
             problem = problem_of(answer)
             assert problem["status"] == 404
