@@ -15,7 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from actors import outside
 from actors.database import ledger, transaction
-from actors.tables import Delivery, EndpointSecret, Mail, MailEvent, Payload, Receipt, Suppression
+from actors.tables import Delivery, EndpointSecret, Mail, MailEvent, Payload, Receipt, Replay, Suppression
 from outbox import OutboxBroker, Task, purge
 from outbox.logs import get_logger
 from outbox.models import dead, history
@@ -55,8 +55,8 @@ def purge_outbox() -> None:
     time_limit=25 * 60_000,
 )
 def purge_sent() -> None:
-    """Mails and what was told of them, deliveries and their bodies, receipts, each after its own time; and secrets and
-    suppressions that have expired."""
+    """Mails and what was told of them, deliveries with their attempts, their bodies, replays, receipts, each after its own
+    time; and secrets and suppressions that have expired."""
     now, kept = datetime.now(UTC), outside.settings()
     receipts, mails = now - timedelta(days=kept.receipt_days), now - timedelta(days=kept.mail_days)
     webhooks = now - timedelta(days=kept.webhook_days)
@@ -70,6 +70,7 @@ def purge_sent() -> None:
         "mails": _purge(Mail.id, last_heard_of_mail, mails, _ended(Mail.id)),
         "deliveries": _purge(Delivery.id, last_heard_of_delivery, webhooks, _ended(Delivery.id)),
         "payloads": _purge(Payload.event_id, Payload.created_at, webhooks, unused),
+        "replays": _purge(Replay.id, Replay.ended_at, webhooks, Replay.status != "running"),
         "mail_events": _purge_expired(MailEvent.id, MailEvent.at < mails),
         "suppressions": _purge_expired(Suppression.recipient, Suppression.expires_at < func.clock_timestamp()),
         "secrets": _purge_expired(EndpointSecret.id, EndpointSecret.expires_at < func.clock_timestamp()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from secrets import randbits
 from uuid import UUID, uuid4
@@ -17,7 +17,19 @@ from uuid_utils.compat import uuid7
 
 import actors
 from actors import housekeeping, mail
-from actors.tables import Delivery, Endpoint, EndpointSecret, Mail, Payload, Receipt
+from actors.tables import (
+    Base,
+    Delivery,
+    DeliveryAttempt,
+    Endpoint,
+    EndpointSecret,
+    Mail,
+    MailEvent,
+    Payload,
+    Receipt,
+    Replay,
+    Suppression,
+)
 from outbox import Task
 from outbox.cron import schedule_of
 
@@ -98,6 +110,16 @@ class House:
             session.add(made)
         return made.id
 
+    def replay(self, endpoint: UUID, days: float, *, ended: float | None) -> UUID:
+        made, status, at = an_id(days), "running" if ended is None else "done", None if ended is None else ago(ended)
+        span = {"since": ago(days + 1), "until": ago(days)}
+        self.add([Replay(id=made, endpoint_id=endpoint, who="ada", status=status, ended_at=at, **span)])
+        return made
+
+    def add(self, rows: Iterable[Base]) -> None:
+        with self.begin() as session, session.begin():
+            session.add_all(rows)
+
     def _task(self, session: Session, id: UUID, where: str) -> None:
         if where == "unfinished":
             row = {"id": id, "queue": "mail", "actor": "send_mail", "due_at": datetime.now(UTC), "state": "pending"}
@@ -106,7 +128,9 @@ class House:
             table = "dead" if where == "dead" else "history"
             session.execute(text(ENDED.format(table=table)), {"id": id, "state": where, "at": datetime.now(UTC)})
 
-    def ids(self, model: type[Mail | Delivery | Payload | Receipt | EndpointSecret], key: str = "id") -> set[UUID]:
+    def ids(
+        self, model: type[Mail | Delivery | Payload | Receipt | EndpointSecret | Replay], key: str = "id"
+    ) -> set[UUID]:
         with self.begin() as session:
             return {getattr(row, key) for row in session.query(model)}
 
@@ -231,6 +255,58 @@ class TestDeliveries:
         valid = {house.secret(endpoint, None), house.secret(endpoint, ago(-1))}
         housekeeping.purge_sent.fn()
         assert house.ids(EndpointSecret) == valid
+
+    def test_the_attempts_go_with_their_delivery(self, house: House) -> None:
+        endpoint = house.endpoint()
+        gone, kept = house.delivery(endpoint, 31), house.delivery(endpoint, 29)
+        house.add(DeliveryAttempt(delivery_id=each, number=1, at=ago(31), outcome="retry") for each in (gone, kept))
+        housekeeping.purge_sent.fn()
+        with house.begin() as session:
+            assert [row.delivery_id for row in session.query(DeliveryAttempt)] == [kept]
+
+    def test_replays_go_their_time_after_they_ended_and_never_while_they_run(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(housekeeping, "_PAGE", 2)
+        endpoint = house.endpoint()
+        for days in (32, 40, 50):
+            house.replay(endpoint, days, ended=days - 0.5)
+        kept = {house.replay(endpoint, 400, ended=None), house.replay(endpoint, 60, ended=20)}
+        kept.add(house.replay(endpoint, 29, ended=29))
+        housekeeping.purge_sent.fn()
+        assert house.ids(Replay) == kept
+
+
+class TestWhatIsKnownOfAddresses:
+    def test_suppressions_go_when_they_expire_and_the_others_never(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(housekeeping, "_PAGE", 2)
+        said = [
+            ("ada", "*", "complaint", None),
+            ("ada", "*", "hard_bounce", ago(1)),
+            ("ada", "news", "manual", ago(-1)),
+        ]
+        said += [(name, "news", "hard_bounce", ago(0.01)) for name in ("bob", "carol", "dan", "eve")]
+        house.add(
+            Suppression(
+                recipient=f"{name}@example.org", stream=stream, reason=reason, created_at=ago(400), expires_at=at
+            )
+            for name, stream, reason, at in said
+        )
+        housekeeping.purge_sent.fn()
+        with house.begin() as session:
+            left = {(row.recipient, row.stream, row.reason) for row in session.query(Suppression)}
+        assert left == {("ada@example.org", "*", "complaint"), ("ada@example.org", "news", "manual")}
+
+    def test_what_was_told_of_mails_goes_after_the_time_of_mails(
+        self, house: House, configured: Callable[..., None]
+    ) -> None:
+        configured(MAIL_DAYS=10)
+        house.add(MailEvent(id=f"{days}", kind="bounce", at=ago(days)) for days in (9, 11, 12))
+        housekeeping.purge_sent.fn()
+        with house.begin() as session:
+            assert [row.id for row in session.query(MailEvent)] == ["9"]
 
 
 class TestReceipts:
