@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from actors import webhooks
 from actors.tables import Delivery, DeliveryAttempt, Endpoint
+from actors.webhooks.outcomes import Ruling
 from outbox.ledger import Ledger
 from outbox.wake import wake
 from service.access import Reader
@@ -68,7 +69,7 @@ class Attempt(BaseModel):
 
     number: int
     at: datetime
-    outcome: str
+    outcome: Ruling
     phase: str | None
     status_code: int | None
     reason: str | None

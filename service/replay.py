@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -58,7 +58,7 @@ class ReplayView(BaseModel):
 
     replay_id: Annotated[UUID, Field(validation_alias="id")]
     endpoint_id: UUID
-    status: str
+    status: Literal["running", "done", "aborted"]
     which: Which
     event_types: list[str] | None
     since: datetime
