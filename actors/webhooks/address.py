@@ -9,8 +9,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
-import idna
-
+from actors.hostnames import NameRefused, ascii_name, canonical, ends_in_a_number
 from actors.webhooks.guard import Address, AddressRefused, Policy
 
 MAX_LENGTH = 2048
@@ -19,8 +18,6 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z]+)://(?P<authority>[^/?#]*)(?P<path>/[^?#
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:@%]+))(?::(?P<port>[0-9]{1,5}))?")
 _TARGET = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/?]|%[0-9A-Fa-f]{2})*")
 _ENCODED_CONTROL = re.compile(r"%(?:[01][0-9A-Fa-f]|7[Ff])")
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _QUAD = re.compile(r"(?:0|[1-9][0-9]{0,2})(?:\.(?:0|[1-9][0-9]{0,2})){3}")
 
 # Names that never belong to the public DNS (RFC 6761, 6762, 7686, 8375, 9476; .internal by ICANN).
@@ -80,7 +77,7 @@ def parse(text: str, *, policy: Policy) -> WebhookURL:
         raise AddressRefused("the host is missing or malformed, or carries a user name")
     host, literal = _host(authority, policy)
     _check_reach(scheme, literal, policy)
-    port = _port(authority["port"], scheme)
+    port = _port(authority["port"], scheme, policy)
     return WebhookURL(scheme, host, port, _target(match["path"], match["query"]), literal)
 
 
@@ -99,25 +96,14 @@ def _host(authority: re.Match[str], policy: Policy) -> tuple[str, Address | None
         except AddressValueError:
             raise AddressRefused("not an IPv6 address") from None
         return str(six), six
-    name = _ascii_name(authority["name"])
-    if _NUMBER.fullmatch(name.rpartition(".")[2]):
-        return _dotted_quad(authority["name"])
+    try:
+        if ends_in_a_number(ascii_name(authority["name"])):
+            return _dotted_quad(authority["name"])
+        name = canonical(authority["name"])
+    except NameRefused as refusal:
+        raise AddressRefused(str(refusal)) from None
     _check_name(name, policy)
     return name, None
-
-
-def _ascii_name(name: str) -> str:
-    """The name as lower-case A-labels; UTS 46 maps what users type, IDNA 2008 decides what a label may hold."""
-    try:
-        if not name.isascii():
-            name = idna.encode(name, uts46=True, std3_rules=True).decode("ascii")
-        name = name.lower().removesuffix(".")
-        for label in name.split("."):
-            if label.startswith("xn--"):
-                idna.ulabel(label)
-    except UnicodeError:
-        raise AddressRefused("not a valid international domain name") from None
-    return name
 
 
 def _dotted_quad(name: str) -> tuple[str, Address | None]:
@@ -132,11 +118,11 @@ def _dotted_quad(name: str) -> tuple[str, Address | None]:
 
 
 def _check_name(name: str, policy: Policy) -> None:
-    labels = name.split(".")
-    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
-        raise AddressRefused("not a valid host name")
+    if policy.denies(name):
+        raise AddressRefused("the host is denied")
     if name in policy.allowed_hosts:
         return
+    labels = name.split(".")
     if len(labels) < 2 or labels[-1] in _LOCAL_SUFFIXES:
         raise AddressRefused("not a public host name")
 
@@ -150,9 +136,10 @@ def _check_reach(scheme: str, literal: Address | None, policy: Policy) -> None:
             raise AddressRefused("only https URLs are accepted")
 
 
-def _port(digits: str | None, scheme: str) -> int:
+def _port(digits: str | None, scheme: str, policy: Policy) -> int:
     port = _DEFAULT_PORTS[scheme] if digits is None else int(digits)
-    if port > 65535 or port in _REFUSED_PORTS:
+    permitted = port not in _REFUSED_PORTS if policy.ports is None else port in policy.ports
+    if port > 65535 or not permitted:
         raise AddressRefused("the port is not permitted")
     return port
 

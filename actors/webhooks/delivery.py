@@ -84,7 +84,7 @@ class Courier:
             except (httpcore2.NetworkError, httpcore2.RemoteProtocolError) as error:
                 raise attempt.interrupted(str(error) or "the connection was lost") from error
             attempt.phase = Phase.BODY
-            excerpt = _excerpt(response)
+            excerpt = _excerpt(response, attempt)
         return Answered(
             status=response.status,
             excerpt=storable_bytes(excerpt, octets=EXCERPT_OCTETS),
@@ -112,12 +112,13 @@ def _request(url: WebhookURL, headers: Mapping[str, str], body: bytes) -> httpco
     )
 
 
-def _excerpt(response: httpcore2.Response) -> bytes:
+def _excerpt(response: httpcore2.Response, attempt: Attempt) -> bytes:
     """The beginning of the body. The status is the answer: a body that stalls or breaks off changes nothing."""
     excerpt = bytearray()
     try:
         for chunk in response.iter_stream():
             excerpt += chunk
+            attempt.remaining()
             if len(excerpt) >= EXCERPT_OCTETS:
                 break
     except (Interrupted, httpcore2.NetworkError, httpcore2.RemoteProtocolError):

@@ -1,13 +1,17 @@
 """The addresses that a webhook may never reach (SSRF), and the exceptions an operator can make.
 
 Default-deny: an address passes only when it is plainly public. The ranges follow the IANA special-purpose
-registries; the transition formats (mapped, SIIT, Teredo, 6to4, ISATAP, local NAT64) are denied by allowing
-nothing of IPv6 but global unicast, since each of them can carry a private IPv4 address.
+registries. Of IPv6 nothing passes but global unicast, and whatever IPv4 address a transition format carries
+(mapped, SIIT, NAT64, 6to4, Teredo, ISATAP) must pass too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from actors.hostnames import canonical
+from actors.webhooks.carriers import carried
+from actors.webhooks.own import is_own
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -40,8 +44,11 @@ _GLOBAL_V6 = IPv6Network("2000::/3")
 _DENIED_V6 = tuple(
     IPv6Network(cidr) for cidr in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
 )
-# Hosts on DNS64 networks see public IPv4 servers here; the IPv4 rules apply to the last 32 bits.
+# Hosts on DNS64 networks see public IPv4 servers here.
 _NAT64 = IPv6Network("64:ff9b::/96")
+
+# Each address of a name may take its share of the deadline: a name with a thousand would leave none enough.
+MAX_ADDRESSES = 8
 
 # Instance metadata and link-local: no allow-list opens them.
 _NEVER = tuple(
@@ -69,43 +76,57 @@ class AddressRefused(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the operator permits beyond the public Internet.
+    """What the operator permits beyond the public Internet, and what of it is forbidden.
 
     `allowed_networks`: private and yet allowed, also for plain http. `allowed_hosts`: names that may be local or
-    single-label (their addresses are vetted like all others). `denied_networks`: public and yet forbidden.
+    single-label (their addresses are vetted like all others). `denied_networks` and `denied_hosts` (with all names
+    below them): public and yet forbidden; they win. `ports`: these alone, or None: all but those of other protocols.
+    Names are kept in canonical spelling; one that is none raises NameRefused.
     """
 
     allowed_networks: tuple[Network, ...] = ()
     allowed_hosts: frozenset[str] = frozenset()
     denied_networks: tuple[Network, ...] = ()
+    denied_hosts: frozenset[str] = frozenset()
+    ports: frozenset[int] | None = None
+    is_own: Callable[[Address], bool] = is_own
+
+    def __post_init__(self) -> None:
+        for field in ("allowed_hosts", "denied_hosts"):
+            object.__setattr__(self, field, frozenset(canonical(name) for name in getattr(self, field)))
 
     def objection(self, address: Address) -> str | None:
         """Why a connection to `address` is forbidden, or None if it is permitted."""
         if getattr(address, "scope_id", None):
             return "an address with a scope id"
-        if _within(address, _NEVER) or _within(address, self.denied_networks):
+        meant = (address, *carried(address))
+        if any(self._closed(each) for each in meant):
             return "a denied address"
         if self.exempts(address):
             return None
-        if isinstance(address, IPv4Address):
-            return "a private or reserved address" if _within(address, _DENIED_V4) else None
-        return self._objection_v6(address)
-
-    def _objection_v6(self, address: IPv6Address) -> str | None:
-        if address in _NAT64:
-            embedded = IPv4Address(int(address) & 0xFFFFFFFF)
-            denied = _within(embedded, _DENIED_V4) or _within(embedded, self.denied_networks)
-            return "a translated private address" if denied else None
-        if address not in _GLOBAL_V6 or _within(address, _DENIED_V6):
+        if any(_is_private(each) for each in meant):
             return "a private or reserved address"
-        return None
+        return "an address of this machine" if any(self.is_own(each) for each in meant) else None
 
     def exempts(self, address: Address) -> bool:
-        """True for a private address that the operator has allowed."""
-        return _within(address, self.allowed_networks) and not _within(address, _NEVER)
+        """True for a private address that the operator has allowed, together with each private one that it carries."""
+        inside = carried(address)
+        return (
+            _within(address, self.allowed_networks)
+            and not any(self._closed(each) for each in (address, *inside))
+            and all(_within(each, self.allowed_networks) for each in inside if _is_private(each))
+        )
+
+    def denies(self, host: str) -> bool:
+        """True for a denied name, and for every name below it. `host` in canonical spelling."""
+        labels = host.split(".")
+        return any(".".join(labels[start:]) in self.denied_hosts for start in range(len(labels)))
+
+    def _closed(self, address: Address) -> bool:
+        return _within(address, _NEVER) or _within(address, self.denied_networks)
 
     def vet(self, answers: Sequence[str], *, plain: bool) -> tuple[Address, ...]:
-        """All of a resolver's answers as addresses, or AddressRefused if a single one of them is forbidden.
+        """The first eight of a resolver's answers, or AddressRefused if a single one of all is forbidden.
 
         `plain`: the connection will not be encrypted, which only the operator's own networks may see.
         """
@@ -118,7 +139,7 @@ class Policy:
                 objection = "an address that plain http may not reach"
             if objection is not None:
                 raise AddressRefused(f"the name resolves to {objection}")
-        return addresses
+        return addresses[:MAX_ADDRESSES]
 
 
 def _parsed(answer: str) -> Address:
@@ -126,6 +147,13 @@ def _parsed(answer: str) -> Address:
         return ip_address(answer)
     except ValueError:
         raise AddressRefused("the resolver answered with something that is no address") from None
+
+
+def _is_private(address: Address) -> bool:
+    """True for all that is not plainly public."""
+    if isinstance(address, IPv4Address):
+        return _within(address, _DENIED_V4)
+    return address not in _NAT64 and (address not in _GLOBAL_V6 or _within(address, _DENIED_V6))
 
 
 def _within(address: Address, networks: tuple[Network, ...]) -> bool:

@@ -2,10 +2,14 @@
 
 import socket
 from collections.abc import Sequence
+from concurrent.futures import Future
 from datetime import timedelta
-from queue import Empty, SimpleQueue
-from threading import BoundedSemaphore, Thread
+from threading import Lock, Thread
 from typing import Protocol
+
+_BUDGET = timedelta(seconds=5)
+# A lookup that hangs keeps its thread until the system's resolver gives up: their number must stay bounded.
+_MOST = 256
 
 
 class Unresolved(Exception):
@@ -17,30 +21,54 @@ class Resolver(Protocol):
         """All addresses of `host`, as text, within `within`; else Unresolved."""
 
 
-# A lookup that hangs keeps its thread until the system's resolver gives up: their number must stay bounded.
-_lookups = BoundedSemaphore(64)
+_under_way: dict[str, Future[Sequence[str]]] = {}
+_lock = Lock()
 
 
 def system_resolver(host: str, /, *, within: timedelta) -> Sequence[str]:
-    """The answers of the operating system (`getaddrinfo`, so also /etc/hosts), at most `within` later."""
-    if not _lookups.acquire(timeout=within.total_seconds()):
-        raise Unresolved("too many lookups hang")
-    outcome: SimpleQueue[Sequence[str] | OSError | UnicodeError] = SimpleQueue()
-    Thread(target=_look_up, args=(host, outcome), name="webhook-lookup", daemon=True).start()
+    """The answers of the operating system (`getaddrinfo`, so also /etc/hosts), at most `within` and 5 s later.
+
+    All who ask for a host at once share one lookup, so a name server that hangs costs one thread a name.
+    """
+    lookup = _joined(host)
     try:
-        answer = outcome.get(timeout=max(within.total_seconds(), 0.001))
-    except Empty:
+        return lookup.result(timeout=max(min(within, _BUDGET).total_seconds(), 0.001))
+    except TimeoutError:
         raise Unresolved("the name lookup took too long") from None
-    if isinstance(answer, (OSError, UnicodeError)):
-        raise Unresolved(f"the name lookup failed: {getattr(answer, 'strerror', None) or 'bad name'}")
-    return answer
+    except (OSError, UnicodeError) as error:
+        raise Unresolved(f"the name lookup failed: {getattr(error, 'strerror', None) or 'bad name'}") from None
+    except RuntimeError:
+        raise Unresolved("the name lookup found no free thread") from None
 
 
-def _look_up(host: str, outcome: "SimpleQueue[Sequence[str] | OSError | UnicodeError]") -> None:
+def _joined(host: str) -> Future[Sequence[str]]:
+    """The lookup of `host` that is under way, or a new one."""
+    with _lock:
+        if host in _under_way:
+            return _under_way[host]
+        if len(_under_way) >= _MOST:
+            raise Unresolved("too many lookups hang")
+        lookup = _under_way[host] = Future()
+    try:
+        Thread(target=_look_up, args=(host, lookup), name="webhook-lookup", daemon=True).start()
+    except RuntimeError as error:
+        _end(host)
+        lookup.set_exception(error)
+    return lookup
+
+
+def _look_up(host: str, lookup: Future[Sequence[str]]) -> None:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        outcome.put([str(sockaddr[0]) for *_, sockaddr in found])
-    except (OSError, UnicodeError) as error:
-        outcome.put(error)
-    finally:
-        _lookups.release()
+        answers = tuple(str(sockaddr[0]) for *_, sockaddr in found)
+    except BaseException as error:
+        _end(host)
+        lookup.set_exception(error)
+    else:
+        _end(host)
+        lookup.set_result(answers)
+
+
+def _end(host: str) -> None:
+    with _lock:
+        del _under_way[host]

@@ -1,18 +1,21 @@
 """One TCP or TLS connection to vetted addresses, under a deadline that nothing can stretch.
 
 httpcore2's own timeouts start anew with every read, so a server that drips bytes holds a thread for as long as it
-likes. Here each wait gets what is left of one absolute deadline, and the number of bytes read is bounded too.
+likes. Here each wait gets what is left of one absolute deadline, and the number of bytes read is bounded too. Both hold
+for the bytes on the wire, below TLS: OpenSSL would read on for as long as a server sends it session tickets.
 """
 
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, TypeVar
 
 import httpcore2
 from httpcore2 import NetworkBackend, NetworkStream
@@ -20,7 +23,11 @@ from httpcore2 import NetworkBackend, NetworkStream
 from actors.webhooks.guard import Address
 
 MAX_READ = 256 * 1024
+_CHUNK = 16 * 1024  # a full TLS record; between two chunks the deadline is looked at
 _CONNECT_LIMIT = timedelta(seconds=5)
+
+
+T = TypeVar("T")
 
 
 class Phase(StrEnum):
@@ -103,38 +110,26 @@ class PinnedBackend(NetworkBackend):
 class DeadlineStream(NetworkStream):
     """A socket whose every wait ends at the attempt's deadline, and which yields at most MAX_READ bytes."""
 
-    def __init__(self, sock: socket.socket, attempt: Attempt, read: int = 0) -> None:
+    def __init__(self, sock: socket.socket, attempt: Attempt) -> None:
         self._sock = sock
         self._attempt = attempt
-        self._read = read
+        self._read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         if self._attempt.phase is Phase.SEND:
             self._attempt.phase = Phase.HEADERS
-        self._sock.settimeout(self._attempt.remaining().total_seconds())
         try:
-            chunk = self._sock.recv(max_bytes)
-        except TimeoutError:
-            raise self._attempt.interrupted("the deadline passed") from None
+            return self.receive(max_bytes)
         except OSError as error:
             raise httpcore2.ReadError(_reason(error)) from error
-        self._read += len(chunk)
-        if self._read > MAX_READ:
-            raise self._attempt.interrupted(f"the answer exceeds {MAX_READ} bytes")
-        return chunk
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         self._attempt.phase = Phase.SEND
-        rest = memoryview(buffer)
-        while rest:
-            self._sock.settimeout(self._attempt.remaining().total_seconds())
-            try:
-                rest = rest[self._sock.send(rest) :]
-            except TimeoutError:
-                raise self._attempt.interrupted("the deadline passed") from None
-            except OSError as error:
-                # httpcore2 then reads on: a server may answer and close before it has read everything.
-                raise httpcore2.WriteError(_reason(error)) from error
+        try:
+            self.send(buffer)
+        except OSError as error:
+            # httpcore2 then reads on: a server may answer and close before it has read everything.
+            raise httpcore2.WriteError(_reason(error)) from error
 
     def start_tls(
         self,
@@ -143,24 +138,95 @@ class DeadlineStream(NetworkStream):
         timeout: float | None = None,  # noqa: ARG002
     ) -> NetworkStream:
         self._attempt.phase = Phase.TLS
-        # OpenSSL's handshake takes the timeout for the whole of it, however slowly its bytes come.
-        self._sock.settimeout(self._attempt.remaining().total_seconds())
         try:
-            wrapped = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+            return TLSStream(self, ssl_context, server_hostname, self._attempt)
         except (OSError, ValueError) as error:
             self.close()
             raise self._attempt.interrupted(_reason(error)) from error
-        return DeadlineStream(wrapped, self._attempt, self._read)
 
     def close(self) -> None:
         self._sock.close()
 
     def get_extra_info(self, info: str) -> Any:
-        if info == "ssl_object" and isinstance(self._sock, ssl.SSLSocket):
-            return self._sock
-        if info == "is_readable":
-            return False
-        return None
+        return False if info == "is_readable" else None
+
+    def receive(self, max_bytes: int) -> bytes:
+        """What has arrived, empty at the end; OSError when the connection broke."""
+        self._sock.settimeout(self._attempt.remaining().total_seconds())
+        try:
+            chunk = self._sock.recv(min(max_bytes, _CHUNK))
+        except TimeoutError:
+            raise self._attempt.interrupted("the deadline passed") from None
+        self._read += len(chunk)
+        if self._read > MAX_READ:
+            raise self._attempt.interrupted(f"the answer exceeds {MAX_READ} bytes")
+        return chunk
+
+    def send(self, buffer: bytes | memoryview) -> None:
+        """All of it, or OSError."""
+        rest = memoryview(buffer)
+        while rest:
+            self._sock.settimeout(self._attempt.remaining().total_seconds())
+            try:
+                rest = rest[self._sock.send(rest) :]
+            except TimeoutError:
+                raise self._attempt.interrupted("the deadline passed") from None
+
+
+class TLSStream(DeadlineStream):
+    """TLS over such a socket. OpenSSL sees memory only, and gets its bytes chunk by chunk."""
+
+    def __init__(self, wire: DeadlineStream, context: ssl.SSLContext, name: str | None, attempt: Attempt) -> None:
+        self._wire = wire
+        self._attempt = attempt
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self._with_what_arrives(self._tls.do_handshake)
+
+    def receive(self, max_bytes: int) -> bytes:
+        try:
+            return self._with_what_arrives(partial(self._tls.read, min(max_bytes, _CHUNK)))
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+
+    def send(self, buffer: bytes | memoryview) -> None:
+        rest = memoryview(buffer)
+        while rest:
+            part = rest[:_CHUNK]
+            rest = rest[self._with_what_arrives(partial(self._tls.write, part)) :]
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._tls if info == "ssl_object" else super().get_extra_info(info)
+
+    def _with_what_arrives(self, step: Callable[[], T]) -> T:
+        """What `step` comes to, once enough has arrived for it; what it wants to say is sent."""
+        while True:
+            self._attempt.remaining()
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._fill()
+            except ssl.SSLError:
+                with suppress(OSError):
+                    self._flush()  # the alert: it tells the endpoint's owner what we did not accept
+                raise
+            else:
+                self._flush()
+                return done
+
+    def _flush(self) -> None:
+        self._wire.send(self._outgoing.read())
+
+    def _fill(self) -> None:
+        if chunk := self._wire.receive(_CHUNK):
+            self._incoming.write(chunk)
+        else:
+            self._incoming.write_eof()
 
 
 def _connected(address: Address, port: int, within: timedelta) -> socket.socket:
