@@ -101,6 +101,8 @@ def policy() -> Policy:
         allowed_networks=settings().webhook_allowed_networks,
         allowed_hosts=settings().webhook_allowed_hosts,
         denied_networks=settings().webhook_denied_networks,
+        denied_hosts=settings().webhook_denied_hosts,
+        ports=settings().webhook_ports,
     )
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from actors.hostnames import canonical
+
 __all__ = ["Settings"]
 
 
@@ -18,12 +20,21 @@ def _networks(value: Any) -> Any:
     return tuple(ip_network(item) if isinstance(item, str) else item for item in _listed(value))
 
 
+def _names(value: Any) -> Any:
+    return frozenset(canonical(item) if isinstance(item, str) else item for item in _listed(value))
+
+
+def _ports(value: Any) -> Any:
+    return _listed(value) or None
+
+
 def _seconds(value: Any) -> Any:
     return timedelta(seconds=float(value)) if isinstance(value, str) else value
 
 
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
-Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)]
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_names)]
+Ports = Annotated[frozenset[Annotated[int, Field(ge=1, le=65535)]] | None, NoDecode, BeforeValidator(_ports)]
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
@@ -93,6 +104,16 @@ class Settings(BaseSettings):
         default=frozenset(),
         validation_alias="WEBHOOK_ALLOWED_HOSTS",
         description="local names that endpoints may have; their addresses are vetted like all others",
+    )
+    webhook_denied_hosts: Names = Field(
+        default=frozenset(),
+        validation_alias="WEBHOOK_DENIED_HOSTS",
+        description="names that no endpoint may have, with all names below them",
+    )
+    webhook_ports: Ports = Field(
+        default=None,
+        validation_alias="WEBHOOK_PORTS",
+        description="the only ports that endpoints may have, such as 443,8443; else all but those of other protocols",
     )
     webhook_deadline: Duration = Field(
         default=timedelta(seconds=15),
