@@ -1,8 +1,9 @@
-"""Endpoints that hang, with long queues, hold up nobody but themselves: real relay, real worker, fewer threads than they
-could take."""
+"""Endpoints that hang, with long queues, hold up nobody but themselves, and order is kept where it was asked for: real
+relay, real worker, fewer threads than they could take."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Unpack
 from uuid import UUID, uuid4
 
 import dramatiq
@@ -21,6 +23,7 @@ from sqlalchemy.orm import Session
 
 import actors
 from actors import outside, webhooks
+from actors.webhooks.endpoints import Given
 from deploy.local.place import ROOT
 from tests.actors.far_http import answering, endpoint, read_request, status
 from tests.awaiting import await_that
@@ -74,18 +77,22 @@ def hang(stream: socket.socket) -> None:
     stream.recv(1)
 
 
-def subscribe(engine: Engine, event_type: str, port: int) -> UUID:
+def subscribe(engine: Engine, event_type: str, port: int, **given: Unpack[Given]) -> UUID:
     with Session(engine, expire_on_commit=False) as session, session.begin():
         url = f"http://127.0.0.1:{port}/"
-        made, _ = webhooks.create_endpoint(session, url=url, event_types=[event_type], concurrency=THREADS // 2)
+        made, _ = webhooks.create_endpoint(session, url=url, event_types=[event_type], **given)
     return made.id
 
 
 def publish(engine: Engine, event_type: str, times: int) -> None:
     with Session(engine) as session, session.begin():
-        for _ in range(times):
+        for number in range(times):
             webhooks.fan_out(
-                session, event_id=uuid4(), event_type=event_type, content=b"1", occurred_at=datetime.now(UTC)
+                session,
+                event_id=uuid4(),
+                event_type=event_type,
+                content=str(number).encode(),
+                occurred_at=datetime.now(UTC),
             )
 
 
@@ -103,7 +110,7 @@ def test_endpoints_that_hang_do_not_hold_up_the_others(engine: Engine, start: St
         hanging = [stack.enter_context(endpoint(hang)) for _ in range(2)]
         well = stack.enter_context(endpoint(answering(status(200), seen=seen)))
         for number, far in enumerate(hanging):
-            subscribe(engine, f"hangs.n{number}", far.port)
+            subscribe(engine, f"hangs.n{number}", far.port, concurrency=THREADS // 2)
             publish(engine, f"hangs.n{number}", queued)
         subscribe(engine, "well", well.port)
         start("relay")
@@ -121,3 +128,26 @@ def test_endpoints_that_hang_do_not_hold_up_the_others(engine: Engine, start: St
         assert all(far.connections <= tried for far in hanging)
         waiting = count(engine, "select count(*) from outbox.task where state = 'waiting'")
         assert waiting >= 2 * (queued - tried), "what waits costs neither a message nor a thread"
+
+
+def test_with_fifo_no_event_overtakes_one_that_is_tried_again(engine: Engine, start: Start) -> None:
+    arrived: list[int] = []
+    failed: set[int] = set()
+
+    def receive(stream: socket.socket) -> None:
+        number = json.loads(read_request(stream).partition(b"\r\n\r\n")[2])["data"]
+        if number % 5 == 0 and number not in failed:
+            failed.add(number)
+            stream.sendall(status(503))
+        else:
+            arrived.append(number)
+            stream.sendall(status(200))
+
+    with endpoint(receive) as far:
+        subscribe(engine, "in.order", far.port, fifo=True, schedule=[timedelta(seconds=0.5)] * 3)
+        publish(engine, "in.order", 20)
+        start("relay")
+        start("worker", "--threads", str(THREADS), "--queues", "webhooks")
+        await_that(lambda: len(arrived) >= 20, SOON)
+    assert arrived == list(range(20))
+    assert failed == {0, 5, 10, 15}
