@@ -24,7 +24,9 @@ class Endpoint:
 
 @contextmanager
 def endpoint(script: Script, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Endpoint]:
-    with socket.create_server((host, 0)) as listener:
+    """Listens on `host`; on `::`, on every address of both families."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::") as listener:
         listener.settimeout(0.05)
         far = Endpoint(port=listener.getsockname()[1])
         threads: list[threading.Thread] = []

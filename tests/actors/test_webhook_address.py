@@ -1,15 +1,21 @@
 """The SSRF guard's grammar and ranges."""
 
 import json
-from ipaddress import ip_address, ip_network
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.hostnames import NameRefused
+from actors.settings import Settings
 from actors.webhooks.address import WebhookURL, parse
-from actors.webhooks.guard import AddressRefused, Policy
+from actors.webhooks.carriers import carried
+from actors.webhooks.guard import MAX_ADDRESSES, AddressRefused, Policy
+from actors.webhooks.own import is_own
 
 SAMPLES = json.loads((Path(__file__).parent / "samples" / "webhook_urls.json").read_text())
 PUBLIC = Policy()
@@ -148,23 +154,189 @@ def test_an_operator_can_deny_public_networks() -> None:
     assert verdict("https://[64:ff9b::5db8:d822]/", policy) == "reject"
 
 
-@given(st.integers(min_value=0, max_value=2**32 - 1))
-def test_no_ipv6_spelling_of_a_private_ipv4_address_passes(number: int) -> None:
-    four = ip_address(number)
-    if PUBLIC.objection(four) is None:
-        return
-    carriers = [
-        number,  # v4-compatible
-        0xFFFF << 32 | number,  # mapped
-        0xFFFF << 48 | number,  # SIIT
-        0x0064FF9B << 96 | number,  # NAT64
-        0x0064FF9B0001 << 80 | number,  # local NAT64
-        0x2002 << 112 | number << 80,  # 6to4
-        0x20010000 << 96 | (number ^ 0xFFFFFFFF),  # Teredo
-        0x5EFE << 32 | number,  # ISATAP
-    ]
-    for carrier in carriers:
-        assert PUBLIC.objection(ip_address(carrier.to_bytes(16, "big"))) is not None
+FORMATS: dict[str, Callable[[int], int]] = {
+    "v4-compatible": lambda four: four,
+    "mapped": lambda four: 0xFFFF << 32 | four,
+    "SIIT": lambda four: 0xFFFF << 48 | four,
+    "NAT64": lambda four: 0x0064FF9B << 96 | four,
+    "local NAT64 of 96 bits": lambda four: 0x0064FF9B0001 << 80 | four,
+    "local NAT64 of 64 bits": lambda four: 0x0064FF9B0001 << 80 | four << 24,
+    "local NAT64 of 56 bits": lambda four: 0x0064FF9B0001 << 80 | (four >> 24) << 64 | (four & 0xFFFFFF) << 32,
+    "local NAT64 of 48 bits": lambda four: 0x0064FF9B0001 << 80 | (four >> 16) << 64 | (four & 0xFFFF) << 40,
+    "6to4": lambda four: 0x2002 << 112 | four << 80,
+    "Teredo": lambda four: 0x20010000 << 96 | 0x41414141 << 64 | (four ^ 0xFFFFFFFF),
+    "Teredo's server": lambda four: 0x20010000 << 96 | four << 64 | 0xBEBEBEBE,
+    "ISATAP": lambda four: 0x26064700 << 96 | 0x5EFE << 32 | four,
+    "ISATAP, unique": lambda four: 0xFE80 << 112 | 0x02005EFE << 32 | four,
+}
+each_format = pytest.mark.parametrize("carrier", FORMATS.values(), ids=FORMATS)
+# 0.0.0.0/8 and what it would spell: `::1` is loopback, and zeros carry nothing.
+fours = st.integers(min_value=2**24, max_value=2**32 - 1)
+EVERYTHING = Policy(allowed_networks=(ip_network("0.0.0.0/0"), ip_network("::/0")))
+CLOSED = [
+    "169.254.169.254",
+    "169.254.170.2",
+    "100.100.100.200",
+    "192.0.0.192",
+    "168.63.129.16",
+    "224.0.0.1",
+    "255.255.255.255",
+]
+
+
+def six(carrier: Callable[[int], int], four: int) -> IPv6Address:
+    return IPv6Address(carrier(four))
+
+
+@each_format
+@given(four=fours)
+def test_a_carrier_is_read_as_its_ipv4_address(carrier: Callable[[int], int], four: int) -> None:
+    assert IPv4Address(four) in carried(six(carrier, four))
+
+
+@each_format
+@given(four=st.one_of(fours, st.sampled_from([int(IPv4Address(each)) for each in CLOSED])))
+def test_no_ipv6_spelling_of_a_denied_ipv4_address_passes(carrier: Callable[[int], int], four: int) -> None:
+    if PUBLIC.objection(IPv4Address(four)) is not None:
+        assert PUBLIC.objection(six(carrier, four)) is not None
+
+
+@each_format
+@pytest.mark.parametrize("closed", CLOSED)
+@pytest.mark.parametrize("allowed", ["::/0", "64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0/96"])
+def test_no_allow_list_opens_a_closed_ipv4_address_in_an_ipv6_spelling(
+    carrier: Callable[[int], int], closed: str, allowed: str
+) -> None:
+    address = six(carrier, int(IPv4Address(closed)))
+    for policy in (EVERYTHING, Policy(allowed_networks=(ip_network(allowed),))):
+        assert policy.objection(address) is not None
+        assert not policy.exempts(address)
+
+
+@each_format
+@given(four=fours)
+def test_an_allow_list_of_ipv6_opens_no_private_ipv4_address(carrier: Callable[[int], int], four: int) -> None:
+    policy = Policy(allowed_networks=(ip_network("::/0"),))
+    if policy.objection(IPv4Address(four)) is not None:
+        assert policy.objection(six(carrier, four)) is not None
+
+
+@each_format
+def test_a_denied_network_is_denied_in_every_spelling(carrier: Callable[[int], int]) -> None:
+    policy = Policy(allowed_networks=EVERYTHING.allowed_networks, denied_networks=(ip_network("93.184.216.0/24"),))
+    assert policy.objection(six(carrier, int(IPv4Address("93.184.216.34")))) is not None
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "::169.254.169.254", "::ffff:0:a9fe:a9fe"],
+)
+def test_the_metadata_service_stays_closed_where_all_of_ipv6_is_allowed(address: str) -> None:
+    policy = Policy(allowed_networks=(ip_network("::/0"),))
+    assert verdict(f"https://[{address}]/", policy) == "reject"
+    with pytest.raises(AddressRefused):
+        policy.vet([address], plain=False)
+
+
+def test_an_operator_can_allow_a_translated_network_with_what_it_carries() -> None:
+    local = Policy(allowed_networks=(ip_network("64:ff9b:1::/48"), ip_network("10.0.0.0/8")))
+    assert local.objection(ip_address("64:ff9b:1::a00:1")) is None
+    assert local.exempts(ip_address("64:ff9b:1::a00:1"))
+    assert local.objection(ip_address("64:ff9b:1::c0a8:1")) is not None
+
+
+class TestOwnAddresses:
+    """`is_own` is given: which addresses the machine of a test has is not known."""
+
+    HERE = ip_address("93.184.216.34")
+
+    def policy(self, *allowed: str) -> Policy:
+        networks = tuple(ip_network(each) for each in allowed)
+        return Policy(allowed_networks=networks, is_own=lambda address: address == self.HERE)
+
+    @pytest.mark.parametrize("host", ["93.184.216.34", "[64:ff9b::5db8:d822]"])
+    def test_a_public_address_of_this_machine_is_denied(self, host: str) -> None:
+        assert verdict(f"https://{host}/", PUBLIC) == "accept"
+        assert verdict(f"https://{host}/", self.policy()) == "reject"
+
+    def test_an_allow_list_exempts_it(self) -> None:
+        assert verdict("https://93.184.216.34/", self.policy("93.184.216.34/32")) == "accept"
+
+    def test_what_can_be_bound_is_own_and_what_cannot_is_foreign(self) -> None:
+        assert is_own(ip_address("127.0.0.1"))
+        assert not is_own(ip_address("93.184.216.34"))
+        assert not is_own(ip_address("2606:4700:4700::1111"))
+
+    def test_where_everything_can_be_bound_nothing_is_known_to_be_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket.socket, "bind", lambda _socket, _address: None)
+        assert not is_own(ip_address("93.184.216.34"))
+        assert not is_own(ip_address("127.0.0.1"))
+
+
+class TestHosts:
+    @pytest.mark.parametrize("listed", ["evil.com", "EVIL.com.", "Evil.Com"])
+    @pytest.mark.parametrize("host", ["evil.com", "a.evil.com", "a.b.EVIL.com.", "evil.com."])
+    def test_a_denied_name_denies_all_below_it_in_every_spelling(self, listed: str, host: str) -> None:
+        policy = Policy(denied_hosts=frozenset({listed}), allowed_hosts=frozenset({"evil.com"}))
+        assert verdict(f"https://{host}/", policy) == "reject"
+
+    @pytest.mark.parametrize("host", ["notevil.com", "evil.com.org", "com"])
+    def test_a_name_that_only_looks_like_it_is_not_denied(self, host: str) -> None:
+        assert not Policy(denied_hosts=frozenset({"evil.com"})).denies(host)
+
+    def test_an_international_name_is_denied_in_both_spellings(self) -> None:
+        policy = Policy(denied_hosts=frozenset({"Faß.de"}))
+        assert verdict("https://xn--fa-hia.de/", policy) == "reject"
+        assert verdict("https://a.faß.de/", policy) == "reject"
+
+    @pytest.mark.parametrize("listed", ["Receiver.lan", "receiver.lan.", "RECEIVER.LAN"])
+    def test_an_allowed_host_is_matched_however_it_is_spelled(self, listed: str) -> None:
+        assert verdict("https://receiver.lan/", Policy(allowed_hosts=frozenset({listed}))) == "accept"
+
+    @pytest.mark.parametrize("listed", ["*.evil.com", "10.0.0.1", "evil.com/x", "", "a..b", "127.1"])
+    def test_what_is_no_name_is_refused_in_a_list_of_hosts(self, listed: str) -> None:
+        with pytest.raises(NameRefused):
+            Policy(denied_hosts=frozenset({listed}))
+
+    def test_settings_name_the_variable_that_holds_no_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WEBHOOK_DENIED_HOSTS", "good.com,10.0.0.1")
+        with pytest.raises(ValueError, match="WEBHOOK_DENIED_HOSTS"):
+            Settings()
+
+    def test_settings_read_names_in_one_spelling(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WEBHOOK_ALLOWED_HOSTS", "Receiver.lan, receiver2.")
+        assert Settings().webhook_allowed_hosts == {"receiver.lan", "receiver2"}
+
+
+class TestPorts:
+    @pytest.mark.parametrize(
+        ("port", "expected"), [(443, "accept"), (8443, "accept"), (9443, "reject"), (25, "reject")]
+    )
+    def test_a_list_of_ports_permits_these_and_no_other(self, port: int, expected: str) -> None:
+        assert verdict(f"https://example.com:{port}/", Policy(ports=frozenset({443, 8443}))) == expected
+
+    def test_the_port_that_goes_without_saying_must_be_listed_too(self) -> None:
+        assert verdict("https://example.com/", Policy(ports=frozenset({8443}))) == "reject"
+
+    @pytest.mark.parametrize(("value", "ports"), [("443, 8443", {443, 8443}), ("", None)])
+    def test_settings_read_a_list_of_ports(
+        self, value: str, ports: set[int] | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WEBHOOK_PORTS", value)
+        assert Settings().webhook_ports == ports
+
+    @pytest.mark.parametrize("value", ["443,x", "0", "65536", "-1", "1-2"])
+    def test_settings_name_the_variable_that_holds_no_port(self, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WEBHOOK_PORTS", value)
+        with pytest.raises(ValueError, match="WEBHOOK_PORTS"):
+            Settings()
+
+
+def test_of_many_addresses_eight_are_considered_and_all_are_vetted() -> None:
+    many = [f"93.184.216.{n}" for n in range(1, 200)]
+    assert PUBLIC.vet(many, plain=False) == tuple(ip_address(each) for each in many[:MAX_ADDRESSES])
+    with pytest.raises(AddressRefused):
+        PUBLIC.vet([*many, "10.0.0.1"], plain=False)
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "https://", "https://a.com/", "https://a.com:", "https://["]))
