@@ -2,10 +2,10 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, insert, literal, select, update
+from sqlalchemy import func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from actors.tables import Delivery, DeliveryAttempt
+from actors.tables import Delivery, DeliveryAttempt, Endpoint, Payload
 from actors.text import storable
 from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.outcomes import Delivered, Gone, Outcome, Refused, Retry, Ruling
@@ -62,8 +62,21 @@ def record(
 
 def close(session: Session, delivery_id: UUID, *, status: str, reason: str) -> None:
     """The delivery ends without an attempt: `missed`, for its endpoint is disabled, or `failed`."""
+    if status == "missed":
+        _note_missed(session, delivery_id)
     ended = update(Delivery).where(Delivery.id == delivery_id).where(Delivery.status != "delivered")
     session.execute(
         ended.values(status=status, reason=storable(reason, octets=1000)),
+        execution_options={"synchronize_session": False},
+    )
+
+
+def _note_missed(session: Session, delivery_id: UUID) -> None:
+    """What waited for an endpoint when it was disabled is older than that: a replay must begin with it."""
+    of_it = select(Delivery.endpoint_id, Payload.created_at).join(Delivery.payload).where(Delivery.id == delivery_id)
+    event = of_it.subquery()
+    later = or_(Endpoint.missed_since.is_(None), Endpoint.missed_since > event.c.created_at)
+    session.execute(
+        update(Endpoint).where(Endpoint.id == event.c.endpoint_id, later).values(missed_since=event.c.created_at),
         execution_options={"synchronize_session": False},
     )

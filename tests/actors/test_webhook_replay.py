@@ -17,7 +17,7 @@ from actors import webhooks
 from actors.tables import Delivery, DeliveryAttempt, Endpoint, EndpointHealth, EndpointSecret, Payload, Replay
 from actors.webhooks import forget, replay
 from actors.webhooks.lanes import key_of
-from outbox import Snooze, Task, enqueue
+from outbox import Permanent, Snooze, Task, enqueue
 
 pytestmark = pytest.mark.usefixtures("configured")
 AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -377,6 +377,22 @@ class TestWhatWasMissed:
         assert self.covered(shop) is None
         assert self.covered(shop, since=self.SINCE) is None
         assert self.covered(shop, which="all") is None
+
+    def test_what_waited_when_the_endpoint_was_disabled_was_missed_too(self, shop: Shop) -> None:
+        waited = [shop.publish(), shop.publish()]
+        with shop.bench.session() as session, session.begin():
+            webhooks.change_endpoint(session, session.get_one(Endpoint, shop.endpoint_id), enabled=False)
+        for each in reversed(waited):
+            with pytest.raises(Permanent, match="disabled"):
+                shop.bench.perform(shop.deliveries(each)[0].id)
+        with shop.bench.session() as session, session.begin():
+            session.execute(text("delete from outbox.task"))
+            webhooks.change_endpoint(session, session.get_one(Endpoint, shop.endpoint_id), enabled=True)
+            first = session.get_one(Payload, waited[0]).created_at
+        since = shop.endpoint().missed_since
+        assert since == first
+        done = shop.run(shop.start(since=since))
+        assert (done.enqueued, shop.endpoint().missed_since) == (2, None)
 
     @pytest.mark.parametrize(
         "given",
