@@ -5,17 +5,22 @@ from __future__ import annotations
 import gzip
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 import trustme
+from awaiting import await_that
 from far_http import Endpoint, Script, answering, dripping, endpoint, flooding, headers_of, read_request, status
 
+from actors.webhooks import resolve
 from actors.webhooks.address import parse
 from actors.webhooks.delivery import EXCERPT_OCTETS, Answered, Courier, Unreachable
 from actors.webhooks.guard import Policy
@@ -322,15 +327,100 @@ class TestGuard:
         assert isinstance(result, Unreachable)
         assert result.phase is Phase.VET
 
-    def test_a_resolver_that_hangs_costs_the_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        release = threading.Event()
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(10) and [])
-        url = parse("https://slow.example.com/", policy=LOOPBACK)
+
+class HangingNames:
+    """The system's resolver: names that start with `hang` are answered when they are released."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.released = threading.Event()
+
+    def getaddrinfo(self, host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        self.asked.append(host)
+        if host.startswith("hang"):
+            self.released.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+
+class TestLookups:
+    @pytest.fixture
+    def names(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[HangingNames]:
+        hanging = HangingNames()
+        monkeypatch.setattr(socket, "getaddrinfo", hanging.getaddrinfo)
+        yield hanging
+        hanging.released.set()
+        await_that(lambda: not resolve._under_way)
+
+    def test_a_lookup_that_hangs_costs_the_deadline_and_no_more(self, names: HangingNames) -> None:
+        url = parse("https://hang.example.com/", policy=LOOPBACK)
+        started = time.monotonic()
         result = courier().post(url, headers={}, body=b"{}")
-        release.set()
+        took = timedelta(seconds=time.monotonic() - started)
         assert isinstance(result, Unreachable)
         assert result.phase is Phase.RESOLVE
-        assert result.duration <= DEADLINE + GRACE
+        assert took <= DEADLINE + GRACE
+
+    def test_a_long_deadline_does_not_wait_for_it_longer_than_the_budget(
+        self, names: HangingNames, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert timedelta(seconds=5) >= resolve._BUDGET
+        monkeypatch.setattr(resolve, "_BUDGET", timedelta(milliseconds=50))
+        started = time.monotonic()
+        with pytest.raises(Unresolved, match="too long"):
+            system_resolver("hang.example.com", within=timedelta(seconds=60))
+        assert time.monotonic() - started < 30
+
+    def test_all_who_ask_for_a_name_share_one_lookup_and_its_answer(self, names: HangingNames) -> None:
+        for _ in range(20):
+            with pytest.raises(Unresolved):
+                system_resolver("hang.example.com", within=timedelta(milliseconds=1))
+        threading.Timer(0.05, names.released.set).start()
+        assert system_resolver("hang.example.com", within=timedelta(seconds=30)) == ("127.0.0.1",)
+        assert names.asked == ["hang.example.com"]
+
+    def test_names_that_hang_starve_no_other(self, names: HangingNames) -> None:
+        for number in range(100):
+            with pytest.raises(Unresolved):
+                system_resolver(f"hang{number}.example.com", within=timedelta(milliseconds=1))
+        assert system_resolver("well.example.com", within=timedelta(seconds=30)) == ("127.0.0.1",)
+
+    def test_when_too_many_hang_one_more_is_refused_without_a_wait(
+        self, names: HangingNames, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(resolve, "_MOST", 2)
+        for name in ("hang1.example.com", "hang2.example.com"):
+            with pytest.raises(Unresolved, match="too long"):
+                system_resolver(name, within=timedelta(milliseconds=1))
+        with pytest.raises(Unresolved, match="too many"):
+            system_resolver("well.example.com", within=timedelta(seconds=60))
+        assert names.asked == ["hang1.example.com", "hang2.example.com"]
+        names.released.set()
+        await_that(lambda: not resolve._under_way)
+        assert system_resolver("well.example.com", within=timedelta(seconds=30)) == ("127.0.0.1",)
+
+    def test_a_thread_that_cannot_start_fails_its_lookup_and_takes_no_place(
+        self, names: HangingNames, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as no_threads:
+            no_threads.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(Unresolved, match="no free thread"):
+                system_resolver("well.example.com", within=timedelta(seconds=30))
+        assert not resolve._under_way
+        assert system_resolver("well.example.com", within=timedelta(seconds=30)) == ("127.0.0.1",)
+
+    @pytest.mark.parametrize(
+        "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")]
+    )
+    def test_a_name_without_an_answer_is_unresolved(self, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+        with pytest.raises(Unresolved, match="lookup failed"):
+            system_resolver("none.example.com", within=timedelta(seconds=30))
 
     def test_the_system_resolver_answers_for_localhost_and_refuses_nonsense(self) -> None:
         assert "127.0.0.1" in system_resolver("localhost", within=timedelta(seconds=5))
@@ -411,6 +501,110 @@ class TestTLS:
             result = trusting.post(url, headers={}, body=b"{}")
         assert isinstance(result, Unreachable)
         assert result.duration <= DEADLINE + GRACE
+
+    def test_session_tickets_without_end_are_counted_and_end_the_attempt(
+        self, authority: trustme.CA, trusting: Courier
+    ) -> None:
+        tls = self.server(authority, "hooks.example.com")
+        tls.num_tickets = 50_000  # some 13 MB, which OpenSSL reads without an end to its call
+        with endpoint(answering(status(200)), tls=tls) as far:
+            url = parse(f"https://hooks.example.com:{far.port}/", policy=LOOPBACK)
+            result = trusting.post(url, headers={}, body=b"{}")
+        assert isinstance(result, Unreachable)
+        assert "exceeds" in result.reason
+
+    def test_an_early_answer_to_a_large_body_is_read_over_tls(self, authority: trustme.CA, trusting: Courier) -> None:
+        def refuse(stream: socket.socket) -> None:
+            stream.recv(1000)
+            stream.sendall(status(413, body=b"too large"))
+            while stream.recv(65536):
+                pass
+
+        with endpoint(refuse, tls=self.server(authority, "hooks.example.com")) as far:
+            url = parse(f"https://hooks.example.com:{far.port}/", policy=LOOPBACK)
+            result = trusting.post(url, headers={}, body=b"x" * 1_000_000)
+        assert isinstance(result, Answered)
+        assert result.status == 413
+
+    def test_a_large_body_arrives_whole_over_tls(self, authority: trustme.CA, trusting: Courier) -> None:
+        seen: list[bytes] = []
+        body = bytes(range(256)) * 4000
+        with endpoint(answering(status(200), seen=seen), tls=self.server(authority, "hooks.example.com")) as far:
+            url = parse(f"https://hooks.example.com:{far.port}/", policy=LOOPBACK)
+            assert isinstance(trusting.post(url, headers={}, body=body), Answered)
+        assert seen[0].partition(b"\r\n\r\n")[2] == body
+
+    def test_tls_that_ends_without_a_farewell_still_counts_by_its_status(
+        self, authority: trustme.CA, trusting: Courier
+    ) -> None:
+        # The far side closes its socket without close_notify, in the middle of the body that it promised.
+        raw = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"
+        with endpoint(answering(raw), tls=self.server(authority, "hooks.example.com")) as far:
+            url = parse(f"https://hooks.example.com:{far.port}/", policy=LOOPBACK)
+            result = trusting.post(url, headers={}, body=b"{}")
+        assert isinstance(result, Answered)
+        assert (result.status, result.excerpt) == (200, "part")
+
+    def test_a_server_that_closes_in_its_handshake_is_unreachable(self, trusting: Courier) -> None:
+        with endpoint(lambda stream: stream.shutdown(socket.SHUT_RDWR)) as far:
+            url = parse(f"https://hooks.example.com:{far.port}/", policy=LOOPBACK)
+            result = trusting.post(url, headers={}, body=b"{}")
+        assert isinstance(result, Unreachable)
+        assert result.phase is Phase.TLS
+        assert result.reason
+
+    def test_no_endpoint_costs_more_than_a_mebibyte_over_tls(self, authority: trustme.CA, tmp_path: Path) -> None:
+        """Of the whole process, OpenSSL's part too: of that `tracemalloc` knows nothing."""
+        if not Path("/proc/self/clear_refs").exists():
+            pytest.skip("the peak of a process can be measured on Linux only")
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        tls, tickets = (self.server(authority, "127.0.0.1") for _ in range(2))
+        tickets.num_tickets = 10_000
+        with (
+            endpoint(answering(status(200)), tls=tls) as friendly,
+            endpoint(flooding(b"HTTP/1.1 200 OK\r\n\r\n", bytes(65536)), tls=tls) as body,
+            endpoint(flooding(b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"b" * 1000 + b"\r\n"), tls=tls) as headers,
+            endpoint(flooding(b"", b"HTTP/1.1 102 Processing\r\n\r\n" * 1000), tls=tls) as informational,
+            endpoint(answering(status(200)), tls=tickets) as handshake,
+        ):
+            ports = [str(far.port) for far in (friendly, body, headers, informational, handshake)]
+            argv = [sys.executable, "-c", GROWTH, str(tmp_path / "ca.pem"), *ports]
+            told = subprocess.run(argv, capture_output=True, text=True, timeout=100, check=True).stdout
+            assert all(far.connections == 1 for far in (body, headers, informational, handshake))
+        assert int(told) <= 1024
+
+
+# Posts where nothing is wrong, until all is loaded; tells by how many KiB at most one hostile endpoint moves the peak.
+GROWTH = """
+import ssl, sys
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from actors.webhooks.address import parse
+from actors.webhooks.delivery import Courier
+from actors.webhooks.guard import Policy
+
+def post(port):
+    answer = courier.post(parse(f"https://127.0.0.1:{port}/", policy=policy), headers={}, body=b"{}")
+    assert answer.phase in ("headers", "body"), answer
+
+def resident(line):
+    return next(int(each.split()[1]) for each in Path("/proc/self/status").read_text().splitlines() if line in each)
+
+policy = Policy(allowed_networks=(ip_network("127.0.0.0/8"),))
+tls = ssl.create_default_context(cafile=sys.argv[1])
+courier = Courier(policy=policy, deadline=timedelta(seconds=20), tls=tls)
+friendly, *hostile = sys.argv[2:]
+for _ in range(3):
+    post(friendly)
+growth = []
+for port in hostile:
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    post(port)
+    growth.append(resident("VmHWM") - before)
+print(max(growth))
+"""
 
 
 def test_one_courier_serves_many_threads_at_once() -> None:
