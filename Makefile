@@ -7,7 +7,7 @@ PROCESSES ?= 4
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up servers test chaos bench lint format python broker clean
+.PHONY: help demo up servers test chaos mta bench lint format python broker clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,10 +22,13 @@ servers: python broker ## PostgreSQL and RabbitMQ alone
 	@exec $(PYTHON) -m deploy.local servers $(ARGS)
 
 test: python broker ## the tests, against a real PostgreSQL and a real RabbitMQ (ARGS go to pytest)
-	@exec $(PYTHON) -m pytest -m "not long" --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	@exec $(PYTHON) -m pytest -m "not long and not mta" --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 chaos: python broker ## minutes of killing things under load
 	@exec $(PYTHON) -m pytest -m "system or long" $(ARGS)
+
+mta: python ## mail to the real Postfix, OpenSMTPD and Exim that are installed; they need root to start
+	@exec $(PYTHON) -m pytest -m mta -rs tests/mta $(ARGS)
 
 bench: python broker ## the figures, each a ratio within one run
 	@exec $(PYTHON) -m bench $(ARGS)
