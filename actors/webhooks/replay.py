@@ -118,8 +118,7 @@ def _wait_for_room(session: Session, endpoint: Endpoint) -> None:
         for waiting in (Task.state == "waiting", Task.state != "waiting")  # an index each
     )
     if unfinished >= _ENOUGH:
-        wait = timedelta(seconds=2 ** min(current_run().attempt, 6))
-        raise Snooze(wait, "many deliveries to the endpoint are unfinished")
+        raise _not_now("many deliveries to the endpoint are unfinished")
 
 
 def _begin(session: Session, replay: Replay) -> None:
@@ -128,8 +127,13 @@ def _begin(session: Session, replay: Replay) -> None:
         "select age(xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid) from app.replay where id = :id"
     )
     if not session.execute(settled, {"id": replay.id}).scalar_one():
-        raise Snooze(timedelta(seconds=1), "a transaction older than the replay is open")
+        raise _not_now("a transaction older than the replay is open")
     replay.total = session.scalars(select(func.count()).select_from(_walk(replay).subquery())).one()
+
+
+def _not_now(why: str) -> Snooze:
+    """Looks again in a second, then in two, four … about a minute."""
+    return Snooze(timedelta(seconds=2 ** min(current_run().attempt - 1, 6)), why)
 
 
 def _walk(replay: Replay) -> Select[UUID, str, datetime]:

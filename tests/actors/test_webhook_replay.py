@@ -308,6 +308,16 @@ class TestTheWalk:
         assert shop.run(replay_id).seen == 4
         assert shop.counts(events) == [1] * 4
 
+    def test_a_page_reads_what_it_needs_by_index_and_no_more(self, shop: Shop) -> None:
+        row = shop.replay(shop.start())
+        row.after_at, row.after_id = AT, uuid4()
+        with shop.bench.session() as session:
+            session.execute(text("set local enable_seqscan = off"))
+            page = replay._page_of(row).compile(session.get_bind(), compile_kwargs={"literal_binds": True})
+            plan = session.connection().exec_driver_sql(f"explain {page}").scalars().all()
+        assert "Index Scan using payload_created" in plan[1]
+        assert "ROW(created_at, event_id) > ROW" in plan[2]
+
     def test_a_page_run_once_more_does_nothing_that_was_done(self, shop: Shop) -> None:
         events = shop.missed(2)
         replay_id = shop.start()

@@ -66,21 +66,20 @@ def pages(service_url: str, database: Database) -> Iterator[Pages]:
 
 
 @pytest.fixture
-def path(api: TestClient) -> str:
-    """Of an endpoint."""
-    made = api.post("/v1/endpoints", json={"url": "https://hooks.example.org/in", "event_types": ["user.*"]})
-    return f"/v1/endpoints/{made.json()['endpoint_id']}"
-
-
-@pytest.fixture
 def late(api: TestClient) -> Callable[[], str]:
-    """An endpoint that comes when events have been."""
+    """The path of an endpoint that comes when events have been."""
 
     def create() -> str:
         made = api.post("/v1/endpoints", json={"url": "https://hooks.example.org/in", "event_types": ["user.*"]})
         return f"/v1/endpoints/{made.json()['endpoint_id']}"
 
     return create
+
+
+@pytest.fixture
+def path(late: Callable[[], str]) -> str:
+    """Of an endpoint."""
+    return late()
 
 
 def start(api: TestClient, path: str, key: str | None = None, **given: Any) -> dict[str, Any]:
