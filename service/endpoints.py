@@ -23,7 +23,7 @@ from service.access import Admin, Reader
 from service.bodies import StrictRoute
 from service.database import Db, Tasks
 from service.etags import IfMatch, IfNoneMatch, check_unchanged, etag_of, is_known, not_modified
-from service.fields import AS_HEADERS, AS_PATTERNS, AS_URL, Email, Form, Note, OrEmpty, refused
+from service.fields import AS_HEADERS, AS_NOTES, AS_PATTERNS, AS_URL, Email, Form, Note, OrEmpty, refused
 from service.idempotency import AdminOnce
 from service.problems import Problem
 
@@ -69,7 +69,7 @@ Description = Annotated[Note, Field(max_length=500)]
 Headers = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_headers), AS_HEADERS]
 NoteName = Annotated[Note, Field(min_length=1, max_length=64)]
 NoteValue = Annotated[Note, Field(max_length=500)]
-Notes = Annotated[dict[NoteName, NoteValue], Field(max_length=50), AfterValidator(_bounded)]
+Notes = Annotated[dict[NoteName, NoteValue], Field(max_length=50), AfterValidator(_bounded), AS_NOTES]
 Concurrency = Annotated[int, Field(ge=1, le=64)]
 Rate = Annotated[float, Field(ge=0.01, le=1000)]
 Step = Annotated[int, Field(ge=1, le=int(MAX_STEP.total_seconds()))]
@@ -119,10 +119,11 @@ class Change(Form):
 
 
 class Rotation(Form):
-    """For how long the secrets before the new one sign too: a day, if not given. `signature`: that of the new one."""
+    """For how long the secrets before the new one sign too: a day, if not given. `signature`: that of the new one; as
+    before, if not given."""
 
     overlap_seconds: Annotated[int, Field(ge=0, le=7 * 86_400)] = 86_400
-    signature: Signature = "v1"
+    signature: Signature | None = None
 
 
 class SigningKey(BaseModel):

@@ -143,21 +143,24 @@ def lock(session: Session, endpoint_id: UUID) -> None:
 
 
 def rotate_secret(
-    session: Session, endpoint: Endpoint, *, overlap: timedelta = OVERLAP, signature: Signature = "v1"
+    session: Session, endpoint: Endpoint, *, overlap: timedelta = OVERLAP, signature: Signature | None = None
 ) -> str:
-    """A new secret, or key pair. For the time of `overlap` (at most seven days) the ones before sign too.
+    """A new secret, or key pair: as the newest one is, unless `signature` says it. For the time of `overlap` (at most
+    seven days) the ones before sign too.
 
     The endpoint is locked. Raises TooManySecrets: more than five would sign each delivery.
     """
     if not timedelta() <= overlap <= MAX_OVERLAP:
         raise ValueError("the overlap lies between nothing and seven days")
+    newest = next(iter(valid_secrets(session, [endpoint.id]).get(endpoint.id, [])), None)
+    pair = newest is not None and newest.public_key is not None
     _expire_secrets(session, endpoint.id, overlap=overlap)
     valid = len(valid_secrets(session, [endpoint.id]).get(endpoint.id, []))
     if valid >= MAX_SECRETS:
         raise TooManySecrets(
             f"{valid} secrets of this endpoint are valid: wait until one expires, or rotate with an overlap of 0"
         )
-    return _add_secret(session, endpoint.id, signature)
+    return _add_secret(session, endpoint.id, signature or ("v1a" if pair else "v1"))
 
 
 def valid_secrets(session: Session, endpoint_ids: Sequence[UUID]) -> dict[UUID, list[EndpointSecret]]:
