@@ -78,11 +78,47 @@ def _sayable(text: str) -> None:
         raise refused("must not hold control characters, NUL or lone surrogates")
 
 
+def _in_any_case(word: str) -> str:
+    return "".join(f"[{letter.upper()}{letter}]" for letter in word)
+
+
+# What these accept stands in the document as a pattern, as far as a pattern can say it.
+_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_FILENAME = r'^[^\u0000-\u001f\u007f-\u009f"\\/\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]+$'
+_HALF = r"[A-Za-z0-9][A-Za-z0-9.+\-]{0,60}"
+_MEDIA_TYPE = f"^(?!(?:{'|'.join(map(_in_any_case, ('multipart', 'message')))})/){_HALF}/{_HALF}$"
+
+
+def _said(**schema: Any) -> Any:
+    return Field(json_schema_extra=schema)
+
+
 Octets = Annotated[
-    bytes, BeforeValidator(_octets), WithJsonSchema({"type": "string", "format": "byte", "contentEncoding": "base64"})
+    bytes,
+    BeforeValidator(_octets),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "pattern": _BASE64}),
 ]
-Headers = Annotated[dict[str, str], Field(max_length=20), AfterValidator(_headers)]
+Headers = Annotated[
+    dict[str, str],
+    Field(max_length=20),
+    AfterValidator(_headers),
+    _said(
+        propertyNames={"pattern": "^[!-9;-~]{1,76}$"},
+        additionalProperties={
+            "type": "string",
+            "maxLength": 4096,
+            "pattern": r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
+        },
+    ),
+]
 Stream = Annotated[str, Field(max_length=32, pattern=r"^[a-z][a-z0-9_\-]*$", examples=["newsletter"])]
-Filename = Annotated[str, Field(min_length=1, max_length=200, examples=["receipt.pdf"]), AfterValidator(_filename)]
-MediaType = Annotated[str, Field(max_length=121, examples=["application/pdf"]), AfterValidator(_media_type)]
+Filename = Annotated[
+    str,
+    Field(min_length=1, max_length=200, examples=["receipt.pdf"]),
+    AfterValidator(_filename),
+    _said(pattern=_FILENAME),
+]
+MediaType = Annotated[
+    str, Field(max_length=121, examples=["application/pdf"]), AfterValidator(_media_type), _said(pattern=_MEDIA_TYPE)
+]
 Variables = Annotated[dict[str, Any], AfterValidator(_variables)]

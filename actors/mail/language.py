@@ -21,7 +21,7 @@ __all__ = ["BUDGET", "MAX_OUTPUT", "Budget", "TemplateRefused", "at", "check", "
 MAX_OUTPUT = 1024 * 1024
 BUDGET = " budget"  # no template can spell it
 
-_UNITS = 1_000_000
+_UNITS = 300_000
 _LOOPS = 2
 _DEPTH = 40
 

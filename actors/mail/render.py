@@ -15,7 +15,7 @@ from actors.mail.language import BUDGET, MAX_OUTPUT, Budget, TemplateRefused, at
 
 __all__ = ["MAX_OUTPUT", "Letter", "TemplateRefused", "fill", "letter"]
 
-_TOKENS = 20_000
+_TOKENS = 10_000
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
