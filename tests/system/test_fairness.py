@@ -1,5 +1,5 @@
-"""Endpoints that hang, with long queues, hold up nobody but themselves, and order is kept where it was asked for: real
-relay, real worker, fewer threads than they could take."""
+"""Endpoints that hang, with long queues, hold up nobody but themselves; order and pace are kept where they were asked
+for. Real relay, real worker, fewer threads than they could take."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -151,3 +152,22 @@ def test_with_fifo_no_event_overtakes_one_that_is_tried_again(engine: Engine, st
         await_that(lambda: len(arrived) >= 20, SOON)
     assert arrived == list(range(20))
     assert failed == {0, 5, 10, 15}
+
+
+def test_an_endpoint_with_a_rate_gets_no_more_than_that(engine: Engine, start: Start) -> None:
+    arrived: list[float] = []
+
+    def receive(stream: socket.socket) -> None:
+        read_request(stream)
+        arrived.append(time.monotonic())
+        stream.sendall(status(200))
+
+    with endpoint(receive) as far:
+        subscribe(engine, "at.pace", far.port, rate_per_second=10)
+        publish(engine, "at.pace", 50)
+        start("relay")
+        start("worker", "--threads", str(THREADS), "--queues", "webhooks")
+        await_that(lambda: len(arrived) >= 50, SOON)
+        attempts = count(engine, "select coalesce(sum(jsonb_array_length(attempts)), 0) from outbox.history")
+    assert arrived[-1] - arrived[0] > 0.9 * 4.9
+    assert attempts <= 2 * 50, "none waited more than once"
