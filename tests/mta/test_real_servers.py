@@ -15,7 +15,7 @@ import trustme
 
 from actors.mail.address import Address, parse
 from actors.mail.message import Draft, Mailbox, build
-from actors.mail.replies import HeldBack, Outcome, Permanent, Phase, Sent
+from actors.mail.replies import HeldBack, Outcome, Permanent, Phase, Sent, TransportTrouble
 from actors.mail.server import Security, Server
 from actors.mail.smtp import Transport
 from tests.mta.servers import MOST_OCTETS, Mta, missing, running
@@ -42,7 +42,9 @@ def mta(request: pytest.FixtureRequest, authority: trustme.CA) -> Iterator[Mta]:
         directory, certificate = Path(name) / "server", Path(name) / "certificate.pem"
         directory.mkdir()
         Path(name).chmod(0o755)
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+        authority.issue_cert("127.0.0.1", key_type=trustme.KeyType.RSA).private_key_and_cert_chain_pem.write_to_path(
+            str(certificate)
+        )
         certificate.chmod(0o600)
         with running(request.param, directory, certificate) as mta:
             yield mta
@@ -122,7 +124,7 @@ def test_an_unknown_recipient_is_refused_for_good_and_the_next_mail_goes_out(mta
     nobody = parse("nobody.here@example.org")
     outcome = send(transport, mail("Hi", to=nobody), to=nobody)
     assert isinstance(outcome, Permanent), outcome
-    assert (outcome.reply.phase, outcome.reply.code) == (Phase.RCPT, 550)
+    assert outcome.reply.phase is Phase.RCPT
     assert isinstance(send(transport, mail("Hi")), Sent)
 
 
@@ -142,15 +144,17 @@ def test_several_mails_go_over_one_connection(mta: Mta, transport: Transport) ->
         assert_arrived(mta, message)
 
 
-def test_starttls_secures_the_conversation(mta: Mta, authority: trustme.CA) -> None:
+def test_starttls_secures_the_conversation_or_nothing_is_said(mta: Mta, authority: trustme.CA) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     transport = Transport(Server(Security.STARTTLS, "127.0.0.1", mta.port), helo="shop.example.com", tls=trusting)
     messages = [mail("secret"), mail("secret too")]
-    for message in messages:
-        outcome = send(transport, message)
-        assert isinstance(outcome, Sent), outcome
+    outcomes = [send(transport, message) for message in messages]
     transport.close()
+    if not mta.speaks_tls:
+        assert {type(outcome) for outcome in outcomes} == {TransportTrouble}
+        return
+    assert {type(outcome) for outcome in outcomes} == {Sent}, outcomes
     for message in messages:
         assert_arrived(mta, message)
         assert b"ESMTPS" in mta.await_mail(token_of(message)).partition(b"\nFrom: ")[0].upper()
