@@ -70,13 +70,13 @@ def _meant(token: Token) -> tuple[str, str]:
     return meant
 
 
-def _clicked(request: Request, raw: RawBody) -> None:
-    """Whether the body says so: a request that somebody was lured into does not."""
+Meant = Annotated[tuple[str, str], Depends(_meant)]
+
+
+def _clicked(_meant: Meant, request: Request, raw: RawBody) -> None:
+    """Whether the body says so: a request that somebody was lured into does not. No link, and none is read."""
     if len(raw) > _MOST or ("List-Unsubscribe", "One-Click") not in _fields(request, raw):
         raise Problem("bad-request", "The body must be the form List-Unsubscribe=One-Click.")
-
-
-Meant = Annotated[tuple[str, str], Depends(_meant)]
 
 
 @routes.get("/{token}", response_class=HTMLResponse)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -13,15 +11,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from actors import housekeeping
 from actors.mail.address import parse
 from actors.mail.bounces import Event, ReportRefused, keep, read_report
 from actors.mail.return_path import return_path_for
-from actors.mail.suppression import Reason, suppress, suppressed
+from actors.mail.suppression import suppressed
 from actors.secrets import Vault
 from actors.tables import Mail, MailEvent, Suppression
 
-Configure = Callable[..., None]
 SAMPLES = Path(__file__).parent / "samples" / "bounces"
 VAULT = Vault("0123456789abcdef0123456789abcdef")
 BOUNCES = parse("bounces@example.com")
@@ -178,21 +174,3 @@ def test_an_event_of_a_mail_that_is_gone_is_kept(bench: Bench, mail_id: UUID) ->
     with bench.session() as session:
         assert session.scalars(select(MailEvent.mail_id)).one() is None
         assert not suppressed(session, "ada@example.org", "news")
-
-
-def test_events_go_after_the_mails_time_and_suppressions_when_they_expire(bench: Bench, configured: Configure) -> None:
-    day = timedelta(days=1)
-    now = datetime.now(UTC)
-    with bench.session() as session, session.begin():
-        session.add_all(
-            [MailEvent(id=id, kind="bounced", at=now - age * day) for id, age in (("old", 31), ("new", 29))]
-        )
-        for number in range(1200):
-            suppress(session, f"a{number}@example.org", reason=Reason.HARD_BOUNCE, lasting=-day)
-        suppress(session, "a0@example.org", reason=Reason.MANUAL)
-        suppress(session, "b@example.org", reason=Reason.HARD_BOUNCE, lasting=day)
-    housekeeping.purge_sent.fn()
-    with bench.session() as session:
-        assert session.scalars(select(MailEvent.id)).all() == ["new"]
-        left = session.execute(select(Suppression.recipient, Suppression.reason).order_by(Suppression.recipient)).all()
-        assert [tuple(row) for row in left] == [("a0@example.org", "manual"), ("b@example.org", "hard_bounce")]

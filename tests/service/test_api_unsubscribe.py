@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from service_eyes import Database, problem_of
 
 from actors import outside
@@ -86,6 +88,27 @@ def test_a_request_that_does_not_say_so_changes_nothing(
     answer = anyone.post(link, content=body, headers={"Content-Type": declared})
     assert problem_of(answer)["status"] == 400
     assert kept(database) == []
+
+
+KINDS = ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "multipart/form-data; boundary*=''x"]
+PIECES = [
+    b"--x",
+    b"--x--",
+    b"\r\n",
+    b"List-Unsubscribe",
+    b"=",
+    b"One-Click",
+    b"&",
+    b"%00",
+    b'; name*0="',
+    b"content-disposition: ",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=9), max_size=20).map(b"".join), st.sampled_from(KINDS))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_body_it_is_taken_or_refused(anyone: TestClient, link: str, body: bytes, declared: str) -> None:
+    assert anyone.post(link, content=body, headers={"Content-Type": declared}).status_code in (200, 400)
 
 
 def test_following_the_link_shows_a_button_and_changes_nothing(
