@@ -19,6 +19,7 @@ from actors.webhooks import event_types
 
 __all__ = [
     "AS_HEADERS",
+    "AS_NOTES",
     "AS_PATTERNS",
     "AS_URL",
     "ClientId",
@@ -187,10 +188,11 @@ Cursor = Annotated[
 ]
 
 #: What the document says of the fields of an endpoint.
-AS_URL = _said(format="uri", pattern=r"^[Hh][Tt][Tt][Pp][Ss]?://[^\s\\#@]+$")
+AS_URL = _said(format="uri")
 AS_PATTERNS = _said(
     minItems=1, items={"type": "string", "maxLength": 128, "pattern": rf"^(?:[*]|{_WORDS}(?:[.][*])?)$"}
 )
+AS_NOTES = _said(additionalProperties=False)  # beside those whose name fits the pattern
 AS_HEADERS = _said(
     propertyNames={"pattern": r"^[A-Za-z0-9!#$%&'*+.^_`|~\-]{1,100}$"},
     additionalProperties={
