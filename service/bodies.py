@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from service.access import admit
 from service.problems import Problem
 
-__all__ = ["MAX_DEPTH", "RawBody", "StrictRoute", "loads", "slice_of"]
+__all__ = ["MAX_DEPTH", "RawBody", "StrictRoute", "loads", "refuse_other_than_json", "slice_of"]
 
 MAX_DEPTH = 64
 
@@ -36,7 +36,7 @@ class StrictRoute(APIRoute):
             if field is None:
                 _refuse_any(await request.body())
             elif field.field_info.is_required() or await request.body():
-                _refuse_other_than_json(request)
+                refuse_other_than_json(request)
             return await inner(request)
 
         return strict
@@ -95,7 +95,8 @@ def _refuse_any(raw: bytes) -> None:
         raise Problem("invalid", "This takes no body.")
 
 
-def _refuse_other_than_json(request: Request) -> None:
+def refuse_other_than_json(request: Request) -> None:
+    """Raise Problem 415 unless the body is declared to be JSON in UTF-8, not compressed."""
     declared, *parameters = request.headers.get("content-type", "").split(";")
     if not _JSON.fullmatch(declared.strip()):
         raise Problem("not-json", "The Content-Type must be application/json.")

@@ -16,7 +16,7 @@ from actors import outside
 from actors.mail.bounces import Event, ReportRefused, keep, named_in, read_report
 from actors.mail.suppression import nobody_there
 from service.access import admit
-from service.bodies import RawBody, loads
+from service.bodies import RawBody, loads, refuse_other_than_json
 from service.database import Db
 from service.fields import Form, Note
 from service.idempotency import WriterOnce
@@ -97,7 +97,7 @@ _BODY: dict[str, Any] = {
 @routes.post("", response_model=MailEventKept, openapi_extra=_BODY)
 def take_mail_event(request: Request, session: Db, once: WriterOnce, raw: RawBody) -> Response:
     """Take note of what became of a mail. A bounce marks it; a hard one, and a complaint, suppress its recipient."""
-    event_id, event = _read(request.headers.get("content-type", ""), raw)
+    event_id, event = _read(request, raw)
     with session.begin():
         if (known := once.recall(session)) is not None:
             return known
@@ -106,12 +106,10 @@ def take_mail_event(request: Request, session: Db, once: WriterOnce, raw: RawBod
         return once.keep(session, 200, answer)
 
 
-def _read(declared: str, raw: bytes) -> tuple[str, Event]:
-    kind = declared.partition(";")[0].strip().lower()
-    if kind == "message/rfc822":
+def _read(request: Request, raw: bytes) -> tuple[str, Event]:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "message/rfc822":
         return _of_report(raw)
-    if kind != "application/json":
-        raise Problem("not-json", "The Content-Type must be application/json or message/rfc822.")
+    refuse_other_than_json(request)
     try:
         event = ProviderEvent.model_validate(loads(raw))
     except ValidationError as error:

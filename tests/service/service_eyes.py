@@ -37,6 +37,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/events": {"type": "a.b", "data": {}, "client_id": "c-1"},
     "/v1/mails": {
         "to": "a@example.org", "subject": "s", "text": "t", "html": "<p>h</p>", "send_at": "2027-01-01T00:00:00Z",
+        "expires_at": "2027-01-02T00:00:00Z", "variables": {"a": [{"b": 1}]}, "reply_to": "b@example.org",
+        "attachments": [{"filename": "a.txt", "content_type": "text/plain", "content": "YQ=="}],
+        "stream": "transactional", "unsubscribe": False, "on_uncertain": "hold",
+    },
+    "/v1/suppressions": {"recipient": "a@example.org", "stream": "news", "days": 3},
+    "/v1/mail-events": {
+        "event_id": "1", "event_type": "bounced", "mail_id": None, "message_id": "<a@b>", "reject_reason": "other",
+        "status": "5.1.1", "description": "d",
     },
     "/v1/endpoints": {**ENDPOINT, "signature": "v1a"},
     "/v1/endpoints/{endpoint_id}/rotate-secret": {"overlap_seconds": 60, "signature": "v1"},

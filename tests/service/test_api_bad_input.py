@@ -66,6 +66,13 @@ HEADERS: list[Any] = [
     {f"X-{n}": "b" for n in range(21)},
 ]  # fmt: skip
 ITEMS: list[Any] = [MARK, 7, True, {}, [], DEEP, [MARK], [None], [[]], [ORDER["items"][0]] * 501]
+ATTACHMENT = {"filename": "a.txt", "content_type": "text/plain", "content": "YQ=="}
+ATTACHMENTS: list[Any] = [
+    MARK, 7, True, {}, DEEP, [MARK], [None], [{}], [ATTACHMENT] * 21, [{**ATTACHMENT, MARK: 1}],
+    *([{**ATTACHMENT, "filename": name}] for name in (*LINE, "", f"../{MARK}", f"{MARK}\"", f"{MARK}\u202e")),
+    *([{**ATTACHMENT, "content_type": name}] for name in (*LINE, "", MARK, f"multipart/{MARK}", f"text/{MARK}; a=b")),
+    *([{**ATTACHMENT, "content": text}] for text in (*TEXT[:-1], f"{MARK}!", "YQ", "YQ==YQ==")),
+]  # fmt: skip
 FLAG: list[Any] = [MARK, "true", 1, 0, [], {}, DEEP]
 
 WRONG: dict[str, list[Any]] = {
@@ -76,6 +83,21 @@ WRONG: dict[str, list[Any]] = {
     "text": [*TEXT[:-1], "", "x\x1b[2J", "x" * 70_000],
     "html": [*TEXT[:-1], "", "x" * 70_000],
     "send_at": [*INSTANT, "2099-01-01T00:00:00Z"],
+    "expires_at": [*INSTANT, "2099-01-01T00:00:00Z", "2026-01-01T00:00:00Z"],
+    "variables": [MARK, 7, True, [], DEEP, {"a": f"{MARK}\x00"}, {"a": [f"{MARK}\ud800"]}, {f"{MARK}\x07": 1}],
+    "reply_to": EMAIL,
+    "attachments": ATTACHMENTS,
+    "stream": [*LINE, "", "News", "1st", "a b", f"{MARK}!", "x" * 33],
+    "unsubscribe": FLAG,
+    "on_uncertain": [*LINE, "", "Hold", MARK],
+    "recipient": EMAIL,
+    "days": [*NUMBER, 0, 3651],
+    "event_id": [*LINE, "", f"{MARK} 1", "x" * 256],
+    "event_type": [*LINE, "", "Bounced", MARK],
+    "mail_id": [*TEXT, "", MARK],
+    "message_id": LINE,
+    "reject_reason": [*LINE, "", MARK],
+    "status": [*LINE, "", "5.1", "1.1.1", f"5.1.1 {MARK}"],
     "since": INSTANT,
     "until": INSTANT,
     "run_at": [*INSTANT, "9999-01-01T00:00:00Z", "0001-01-01T00:00:00Z"],
@@ -122,7 +144,9 @@ WRONG: dict[str, list[Any]] = {
     "missed_since": [MARK, 0, True, [], {}, "2027-01-01T00:00:00Z"],
 }
 REQUIRED = {"email", "name", "items", "currency", "type", "data", "to", "subject", "url", "event_types", "since"}
+REQUIRED |= {"recipient", "event_id", "event_type"}
 NULL_IS_WRONG = REQUIRED - {"data"} | {"sku", "quantity", "unit_price_cents", "overlap_seconds"}
+NULL_IS_WRONG |= {"attachments", "stream", "unsubscribe", "on_uncertain"}
 
 
 Wrong = tuple[str, str, list[dict[str, Any]]]
@@ -215,7 +239,7 @@ def test_a_body_without_content_type_is_refused(door: Door) -> None:
 @pytest.mark.parametrize("key", ["", " ", "a b", "ä", "x" * 256, "\x7f"])
 def test_a_wrong_idempotency_key_is_refused(door: Door, key: str) -> None:
     for route, body in GOOD.items():
-        if route in ("/v1/signups", "/v1/orders", "/v1/events", "/v1/mails", "/v1/endpoints"):
+        if route in ("/v1/signups", "/v1/orders", "/v1/events", "/v1/mails", "/v1/endpoints", "/v1/suppressions"):
             named = {"Idempotency-Key": key.encode(), "Content-Type": b"application/json"}
             door.refuses(door.api.post(route, content=json.dumps(body), headers=named), 422)
 
