@@ -109,6 +109,7 @@ class Mail(Base):
         CheckConstraint("status <> 'sent' or sent_at is not null", name="mail_sent_has_its_time"),
         CheckConstraint("on_uncertain in ('resend', 'hold')", name="mail_on_uncertain"),
         Index("mail_recipient", text("lower(recipient)")),
+        Index("mail_expires", "expires_at", postgresql_where=text("expires_at is not null")),
     )
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Executable, case, exists, false, func, null, select, true, update
+from sqlalchemy import ColumnElement, Executable, Result, case, exists, false, func, null, select, true, update
 from sqlalchemy.orm import Session
 
 from actors.database import ledger
@@ -13,7 +13,8 @@ from actors.mail.replies import Outcome, Permanent, Sent, Temporary, Uncertain
 from actors.mail.suppression import note_refusal, suppressed, withheld
 from actors.mail.transport_state import pause_left
 from actors.tables import Mail
-from outbox.models import audit
+from outbox import Task
+from outbox.models import audit, dead
 
 __all__ = [
     "History",
@@ -21,6 +22,7 @@ __all__ = [
     "allow_one_more",
     "begin_copy",
     "close",
+    "close_ended",
     "open_letter",
     "record",
     "told_to_repeat",
@@ -128,14 +130,20 @@ def close(session: Session, letter: Letter, status: str) -> None:
     )
 
 
+def close_ended(session: Session) -> dict[str, int]:
+    """What the task of a mail became where no attempt could say so: dead by crashes, expired before it started."""
+    waits, unfinished = Mail.status == "queued", exists().where(Task.id == Mail.id)
+    over = {
+        "failed": update(Mail).values(status="failed").where(waits, Mail.id == dead.c.id, ~unfinished),
+        "expired": update(Mail).values(status="expired").where(waits, Mail.expires_at < func.now(), ~unfinished),
+    }
+    return {status: len(_executed(session, closed.returning(Mail.id)).all()) for status, closed in over.items()}
+
+
 def told_to_repeat(session: Session, letter: Letter) -> bool:
     """Whether an operator had it tried again since its last attempt."""
     asked = exists().where(audit.c.subject == str(letter.id), audit.c.action == "retry", audit.c.at > Mail.reply_at)
-    told = session.execute(
-        select(Mail.id).where(Mail.id == letter.id, asked),
-        execution_options={"schema_translate_map": {"outbox": ledger().schema}},
-    )
-    return told.first() is not None
+    return _executed(session, select(Mail.id).where(Mail.id == letter.id, asked)).first() is not None
 
 
 def allow_one_more(session: Session, letter: Letter) -> None:
@@ -172,4 +180,9 @@ def _of_the_copy(outcome: Outcome, run_id: UUID) -> dict[str, Any]:
 
 def _changed(session: Session, statement: Executable) -> Any:
     """The one row that was changed, or None."""
-    return session.execute(statement, execution_options={"synchronize_session": False}).one_or_none()
+    return _executed(session, statement).one_or_none()
+
+
+def _executed(session: Session, statement: Executable) -> Result[Any]:
+    options = {"synchronize_session": False, "schema_translate_map": {"outbox": ledger().schema}}
+    return session.execute(statement, execution_options=options)

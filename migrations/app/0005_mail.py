@@ -33,6 +33,7 @@ def downgrade() -> None:
     op.execute(
         "update app.mail set status = 'refused', sent_at = null where status not in ('queued', 'sent', 'uncertain')"
     )
+    op.drop_index("mail_expires", "mail", schema="app")
     for constraint in ("mail_status", "mail_sent_has_its_time", "mail_on_uncertain"):
         op.drop_constraint(constraint, "mail", schema="app")
     op.create_check_constraint(
@@ -67,6 +68,9 @@ def _widen_mail() -> None:
         "mail_sent_has_its_time", "mail", "status <> 'sent' or sent_at is not null", schema="app"
     )
     op.create_check_constraint("mail_on_uncertain", "mail", "on_uncertain in ('resend', 'hold')", schema="app")
+    op.create_index(
+        "mail_expires", "mail", ["expires_at"], schema="app", postgresql_where=sa.text("expires_at is not null")
+    )
 
 
 def _create_suppression() -> None:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from actor_bench import Bench
-from sqlalchemy import text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -209,6 +209,22 @@ class TestMails:
         kept = house.mail(400, task)
         housekeeping.purge_sent.fn()
         assert house.ids(Mail) == {kept}
+
+    def test_one_whose_task_died_or_expired_says_so(self, house: House) -> None:
+        over, later = ago(0.5), ago(-1)
+        for task, expires_at in (("dead", None), ("cancelled", over), ("cancelled", later), ("unfinished", over)):
+            house.mail(1, task, expires_at=expires_at, subject=f"{task} {expires_at and expires_at < ago(0)}")
+        house.mail(1, "dead", status="uncertain", subject="in doubt")
+        housekeeping.purge_sent.fn()
+        with house.begin() as session:
+            became = {row.subject: row.status for row in session.execute(select(Mail.subject, Mail.status))}
+        assert became == {
+            "dead None": "failed",
+            "cancelled True": "expired",
+            "cancelled False": "queued",
+            "unfinished True": "queued",
+            "in doubt": "uncertain",
+        }
 
     def test_its_time_begins_when_it_was_last_heard_of(self, house: House) -> None:
         late = house.mail(60, send_at=ago(5))
