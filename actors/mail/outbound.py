@@ -1,11 +1,13 @@
 """A mail on its way: sent by a task with the same id, and every reply kept as evidence."""
 
+import time
 from datetime import timedelta
 from typing import Never
 from uuid import UUID
 
 import dramatiq
 from dramatiq.errors import Retry
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from actors import outside
@@ -49,6 +51,8 @@ _MOST_BACKOFF = timedelta(hours=6)
 _TROUBLE = timedelta(seconds=5)
 _TROUBLE_MOST = timedelta(minutes=10)
 _THROTTLED_MOST = timedelta(days=5)
+# How long a worker tries to write down that the server took a mail.
+_RECEIPT_KEPT = timedelta(minutes=1)
 
 
 class RefusedForNow(Retry):
@@ -57,7 +61,7 @@ class RefusedForNow(Retry):
 
 def enqueue_mail(session: Session, mail: Mail) -> Task:
     """Send the mail once the session's transaction commits: at `send_at` if it has one, never after `expires_at`."""
-    key, limit = throttle.lane(parse(mail.recipient), outside.domain_limits())
+    key, limit = throttle.lane(mail.recipient, outside.domain_limits())
     return enqueue(
         session,
         send_mail.message(str(mail.id)),
@@ -95,7 +99,7 @@ def send_mail(mail_id: str) -> None:
     if isinstance(outcome, HeldBack):
         _say_why(letter)
     elif isinstance(outcome, Sent):
-        record(run.session(), letter.id, run.run_id, outcome, last=False)
+        _keep_the_receipt(letter, run, outcome)
     else:
         _settle(letter, run, _aged(outcome, letter), probe)
 
@@ -141,7 +145,7 @@ def _ask_for_the_operators_word(letter: Letter) -> None:
 
 def _await_the_slot(letter: Letter) -> None:
     """Snoozes until the mail's own slot, if its domain has a rate: at most once an attempt."""
-    domain = parse(letter.recipient).domain
+    domain = throttle.domain_of(letter.recipient)
     limit = outside.domain_limits().get(domain)
     if limit is None or limit.interval is None or _is_paused(letter):
         return
@@ -181,6 +185,21 @@ def _say_why(letter: Letter) -> None:
     """The mail was held back in the last moment: it expired, its recipient wants no more, another run sends it."""
     if _is_wanted(_opened(letter.id)):
         raise Snooze(_TROUBLE, "the mail was held back before its end")
+
+
+def _keep_the_receipt(letter: Letter, run: Run, outcome: Sent) -> None:
+    """At once, in a transaction of its own: whatever becomes of the run, the mail is not sent again. A database that is
+    away for a moment is awaited, for without this there would be a second copy."""
+    given_up = time.monotonic() + _RECEIPT_KEPT.total_seconds()
+    while True:
+        try:
+            with transaction() as session:
+                record(session, letter.id, run.run_id, outcome, last=False)
+            return
+        except OperationalError:
+            if time.monotonic() > given_up:
+                raise
+            time.sleep(0.5)
 
 
 def _aged(outcome: Outcome, letter: Letter) -> Outcome:

@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from actors.mail.address import Address, AddressRefused
+from actors.mail.address import AddressRefused
 from actors.mail.address import parse as parse_address
 
-__all__ = ["DomainLimit", "lane", "parse", "reserve"]
+__all__ = ["DomainLimit", "domain_of", "lane", "parse", "reserve"]
 
 _LIMIT = re.compile(r"(?:(?P<count>\d{1,6}(?:\.\d{1,3})?)/(?P<unit>[smh]))?(?::(?P<concurrency>\d{1,4}))?")
 _UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
@@ -42,10 +42,16 @@ def parse(setting: str) -> Mapping[str, DomainLimit]:
     return limits
 
 
-def lane(recipient: Address, limits: Mapping[str, DomainLimit]) -> tuple[str | None, int | None]:
+def domain_of(recipient: str) -> str:
+    """Of an address as a mail's row has it: in lower case, as A-labels."""
+    return recipient.rpartition("@")[2]
+
+
+def lane(recipient: str, limits: Mapping[str, DomainLimit]) -> tuple[str | None, int | None]:
     """The concurrency key of a mail and its limit, or nothing."""
-    limit = limits.get(recipient.domain)
-    return (f"mail/{recipient.domain}", limit.concurrency) if limit and limit.concurrency else (None, None)
+    domain = domain_of(recipient)
+    limit = limits.get(domain)
+    return (f"mail/{domain}", limit.concurrency) if limit and limit.concurrency else (None, None)
 
 
 def reserve(session: Session, mail_id: UUID, domain: str, interval: timedelta) -> timedelta:

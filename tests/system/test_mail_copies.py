@@ -179,7 +179,7 @@ def test_a_time_limit_that_ends_the_wait_for_the_last_reply_brings_one_more_copy
     assert (row["status"], row["copies"], row["uncertain"]) == ("sent", 2, 1)
 
 
-def test_a_database_that_is_gone_when_the_mail_was_accepted_brings_one_more_copy_at_most(
+def test_a_database_that_is_gone_when_the_mail_was_accepted_and_back_soon_brings_no_other_copy(
     house: House, server: RawServer, database_url: str
 ) -> None:
     server.replies["DOT"] = HOLD
@@ -193,8 +193,28 @@ def test_a_database_that_is_gone_when_the_mail_was_accepted_brings_one_more_copy
         await_that(lambda: house.told("no heartbeat") > before + 3, LONG)
     await_that(lambda: house.state(mail_id) == "succeeded", LONG)
     row = house.row(mail_id)
-    assert server.bodies in ([row["body"]], [row["body"]] * 2)
-    assert (row["status"], row["copies"]) == ("sent", len(server.bodies))
+    assert server.bodies == [row["body"]]
+    assert (row["status"], row["copies"], row["in_flight"]) == ("sent", 1, None)
+
+
+def test_a_worker_that_lost_its_database_for_good_after_the_mail_was_accepted_brings_one_more_copy(
+    house: House, server: RawServer, database_url: str
+) -> None:
+    server.replies["DOT"] = HOLD
+    mail_id = house.enqueue()
+    worker = house.work()
+    await_that(lambda: server.bodies, LONG)
+    with cut_off(database_url):
+        await_that(lambda: house.told("no heartbeat"), LONG)
+        server.released.set()
+        before = house.told("no heartbeat")
+        await_that(lambda: house.told("no heartbeat") > before + 3, LONG)
+        killed(house, worker)
+    house.work()
+    await_that(lambda: house.state(mail_id) == "succeeded", LONG)
+    row = house.row(mail_id)
+    assert server.bodies == [row["body"]] * 2
+    assert (row["status"], row["copies"], row["uncertain"]) == ("sent", 2, 1)
 
 
 class cut_off:
