@@ -19,6 +19,8 @@ from service.problems import EVERY_ANSWER, METHODS
 __all__ = ["RequestMetrics", "Witness"]
 
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+#: Routes whose answers last as long as somebody listens: their durations tell nothing.
+LASTING = frozenset({"/v1/tasks/{task_id}/stream"})
 _ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 log = get_logger("service.requests")
@@ -38,7 +40,8 @@ class RequestMetrics:
 
     def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
         self._answered.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        if route not in LASTING:
+            self._seconds.labels(route).observe(seconds)
 
 
 class Witness:

@@ -57,7 +57,7 @@ class TaskItem(BaseModel):
     reason: str | None
 
 
-class Attempt(BaseModel):
+class TaskAttempt(BaseModel):
     """One run that ended."""
 
     model_config = ConfigDict(from_attributes=True, extra="forbid")
@@ -74,7 +74,7 @@ class Attempt(BaseModel):
 class TaskDetail(TaskItem):
     """A task with its attempts, the oldest first."""
 
-    attempts: list[Attempt]
+    attempts: list[TaskAttempt]
 
 
 class TaskPage(BaseModel):

@@ -142,3 +142,13 @@ def test_sigterm_ends_twenty_streams_at_once_and_exits_0(service_url: str, datab
             assert list(way) == [{"retry": "1000"}]
         assert api.process.wait(timeout=20) == 0
         assert not [line for line in api.log if "graceful shutdown exceeded" in line]
+
+
+def test_how_long_somebody_listens_is_no_duration_of_a_request(api: Served) -> None:
+    task_id = api.enqueue()
+    with api.follow(task_id) as way:
+        next(way)
+    route = 'route="/v1/tasks/{task_id}/stream"'
+    await_that(lambda: route in api.client.get("/metrics").text)
+    counted = [line for line in api.client.get("/metrics").text.splitlines() if route in line]
+    assert {line.partition("{")[0] for line in counted} == {"http_requests_total", "http_requests_created"}
