@@ -27,6 +27,8 @@ __all__ = ["Event", "Kept", "ReportRefused", "keep", "named_in", "read_report"]
 
 _DETAIL_OCTETS = 1000
 _MOST_PARTS = 50
+# OpenSMTPD calls its bounces mixed; what makes them reports is in them all the same.
+_REPORTS = frozenset({"multipart/report", "multipart/mixed"})
 _STATUS = re.compile(r"(?<![\d.])([245][.]\d{1,3}[.]\d{1,3})(?![\d.])")
 _OUR_MESSAGE_ID = re.compile(r"<([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})@[^<>@\s]+>", re.I)
 # The standard library takes quadratic time over the parameters of this header.
@@ -101,7 +103,7 @@ def read_report(raw: bytes, vault: Vault) -> Event:
 
 def _parts(message: Message) -> Iterator[Message]:
     """The parts of a report, without what is inside the mail that came back."""
-    if message.get_content_type() != "multipart/report":
+    if message.get_content_type() not in _REPORTS:
         return
     for part, _ in zip(message.get_payload(), range(_MOST_PARTS), strict=False):
         if isinstance(part, Message):

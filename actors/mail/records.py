@@ -153,7 +153,7 @@ def allow_one_more(session: Session, letter: Letter) -> None:
 
 def _consequences(outcome: Outcome, *, last: bool) -> dict[str, Any]:
     if isinstance(outcome, Sent):
-        return {"status": "sent", "sent_at": func.clock_timestamp()}
+        return {"status": _unless("bounced", then="sent"), "sent_at": func.clock_timestamp()}
     if isinstance(outcome, Permanent):
         return {"status": _unless("sent", "bounced", then="refused")}
     if isinstance(outcome, Uncertain):

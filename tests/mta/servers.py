@@ -16,11 +16,13 @@ from pathlib import Path
 
 from tests.awaiting import await_that
 
-__all__ = ["BOXES", "MOST_OCTETS", "Mta", "missing", "running"]
+__all__ = ["BOXES", "GONE", "MOST_OCTETS", "Mta", "missing", "running"]
 
 MOST_OCTETS = 200_000
-#: Who has a mailbox; the last one where the server speaks SMTPUTF8.
-BOXES = ("ada@example.org", "shop@example.com", "жук@example.org")
+#: Who has a mailbox, with or without `+` and more; the last one where the server speaks SMTPUTF8.
+BOXES = ("ada@example.org", "bounces@example.com", "жук@example.org")
+#: What is for this domain is taken, and then turns out to be for nobody.
+GONE = "gone.example"
 
 _PROGRAMS = {"postfix": "postconf", "opensmtpd": "smtpd", "exim": "exim4"}
 
@@ -118,6 +120,9 @@ message_size_limit = {MOST_OCTETS}
 smtputf8_enable = yes
 smtpd_tls_security_level = may
 smtpd_tls_chain_files = {certificate}
+recipient_delimiter = +
+relay_domains = {GONE}
+transport_maps = inline:{{{GONE}=gone:}}
 virtual_mailbox_domains = example.org example.com
 virtual_mailbox_base = {directory}/mail
 virtual_mailbox_maps = texthash:{directory}/boxes
@@ -143,6 +148,7 @@ virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 postlog unix-dgram n - n - 1 postlogd
+gone unix - n n - - pipe user=nobody argv=/bin/sh -c {{exit 67}}
 """)
     return [f"{programs}/master", "-c", str(directory), "-d"], {"MAIL_CONFIG": str(directory)}
 
@@ -155,8 +161,10 @@ pki "test" key "{certificate}"
 smtp max-message-size {MOST_OCTETS}
 table boxes {{ {", ".join(f'"{box}" = "nobody"' for box in BOXES if box.isascii())} }}
 listen on 127.0.0.1 port {mta.port} tls pki "test" hostname mta.example.org
+action "gone" mda "exit 67" virtual {{ "@{GONE}" = "nobody" }}
 action "keep" maildir "{mta.maildir}" virtual <boxes>
 match from any for domain {{ "example.org", "example.com" }} action "keep"
+match from any for domain "{GONE}" action "gone"
 """
     )
     for sub in ("spool", "run"):
@@ -209,9 +217,18 @@ boxes:
   driver = accept
   domains = example.org : example.com
   local_parts = {locals_}
+  local_part_suffix = +*
+  local_part_suffix_optional
   transport = keep
+gone:
+  driver = accept
+  domains = {GONE}
+  transport = gone
 
 begin transports
+gone:
+  driver = pipe
+  command = /bin/sh -c "exit 67"
 keep:
   driver = appendfile
   maildir_format

@@ -14,11 +14,14 @@ import pytest
 import trustme
 
 from actors.mail.address import Address, parse
+from actors.mail.bounces import read_report
 from actors.mail.message import Draft, Mailbox, build
 from actors.mail.replies import HeldBack, Outcome, Permanent, Phase, Sent, TransportTrouble
+from actors.mail.return_path import return_path_for
 from actors.mail.server import Security, Server
 from actors.mail.smtp import Transport
-from tests.mta.servers import MOST_OCTETS, Mta, missing, running
+from actors.secrets import Vault
+from tests.mta.servers import GONE, MOST_OCTETS, Mta, missing, running
 
 pytestmark = [pytest.mark.mta, pytest.mark.timeout(120)]
 
@@ -126,6 +129,18 @@ def test_an_unknown_recipient_is_refused_for_good_and_the_next_mail_goes_out(mta
     assert isinstance(outcome, Permanent), outcome
     assert outcome.reply.phase is Phase.RCPT
     assert isinstance(send(transport, mail("Hi")), Sent)
+
+
+def test_what_comes_back_names_the_mail_and_says_that_it_failed(mta: Mta, transport: Transport) -> None:
+    vault, mail_id, nobody = Vault("0123456789abcdef0123456789abcdef"), uuid4(), parse(f"nobody@{GONE}")
+    draft = Draft(Mailbox(SHOP), Mailbox(nobody), subject="Hello", text="Hi")
+    message = build(draft, mail_id=mail_id, date=datetime.now(UTC))
+    path = return_path_for(mail_id, parse("bounces@example.com"), vault)
+    assert isinstance(transport.send(message, sender=path, recipient=nobody, before_dot=lambda: True), Sent)
+    event = read_report(mta.await_mail(token_of(message)), vault)
+    assert (event.kind, event.of, event.named) == ("bounced", mail_id, mail_id)
+    assert event.status is not None
+    assert event.status.startswith("5.")
 
 
 def test_a_mail_that_is_held_back_before_its_end_never_arrives(mta: Mta, transport: Transport) -> None:
