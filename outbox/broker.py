@@ -181,8 +181,8 @@ class OutboxBroker(RabbitmqBroker):
             if self._engine is None:
                 self._engine = create_engine(
                     self.settings.sqlalchemy_url,
-                    pool_size=8,
-                    max_overflow=64,
+                    pool_size=64,  # as many as threads use at once stay open: one that is opened for a task costs as much as it
+                    max_overflow=192,
                     pool_pre_ping=True,
                     connect_args={"prepare_threshold": None}
                     if self.settings.pooled

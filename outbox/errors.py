@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from dramatiq.errors import Retry
+
 __all__ = [
     "ArgumentError",
     "CommitMissing",
@@ -57,11 +59,14 @@ class WrongState(OutboxError):
         self.why = why
 
 
-class Permanent(OutboxError):
-    """Raised by an actor: trying again is pointless. The task ends dead at once, with this reason."""
+class Permanent(OutboxError, Retry):
+    """Raised by an actor: trying again is pointless. The task ends dead at once, with this reason.
+
+    A `Retry`, and `Snooze` too, for that is what Dramatiq logs no traceback of: both are said on purpose.
+    """
 
 
-class Snooze(OutboxError):
+class Snooze(OutboxError, Retry):
     """Raised by an actor: not now. The task runs again after `wait`; no failure is counted.
 
     For trouble that is not the task's own: a transport that is down, a throttle, an uncertain reply.

@@ -82,6 +82,13 @@ class Outcomes(Middleware):
             return
         try:
             run.outcome = self._judge(broker, message, run, exception)
+            if run.outcome.name == "dead":
+                log.error(
+                    "task ends dead",
+                    task_id=str(run.task_id),
+                    actor=message.actor_name,
+                    error=type(exception).__name__ if exception is not None else REFUSED,
+                )
         finally:
             _close_session(run)
             run.finished = time.monotonic()

@@ -34,6 +34,10 @@ def failing(shop: Workshop, error: Callable[[], BaseException] = lambda: Boom("b
     return fail
 
 
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.exc_info]
+
+
 def wait_of(shop: Workshop, fate: Fate) -> timedelta:
     """How long it waits from the end of its last attempt on."""
     (wait,) = shop.db.execute(
@@ -282,3 +286,22 @@ def outbox_session(shop: Workshop) -> Any:
     from sqlalchemy.orm import Session
 
     return Session(shop.broker.engine())
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(lambda: outbox.Permanent("no such mailbox"), "dead"), (lambda: outbox.Snooze(timedelta(hours=1)), "scheduled")],
+)
+def test_what_an_actor_says_on_purpose_leaves_no_traceback_in_the_log(
+    shop: Workshop, caplog: pytest.LogCaptureFixture, error: Callable[[], BaseException], state: str
+) -> None:
+    message = failing(shop, error).send()
+    shop.await_that(lambda: shop.fate(message.message_id).outcomes)
+    assert shop.fate(message.message_id).state == state
+    assert tracebacks(caplog) == []
+
+
+def test_what_breaks_leaves_one(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+    message = failing(shop, max_retries=0).send()
+    shop.await_state(message.message_id, "dead")
+    assert len(tracebacks(caplog)) == 1
