@@ -68,7 +68,9 @@ class SuppressionFilter(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     recipient: Annotated[Email | None, OrEmpty] = None
-    cursor: Annotated[Annotated[str, Field(pattern="^(?:[A-Za-z0-9_-]{4}){3,256}$")] | None, OrEmpty] = None
+    cursor: Annotated[
+        Annotated[str, Field(min_length=12, max_length=1024, pattern="^[A-Za-z0-9_-]+$")] | None, OrEmpty
+    ] = None
     limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 
@@ -134,7 +136,7 @@ def _cursor(last: SuppressionView) -> str:
 
 
 def _after(cursor: str) -> tuple[datetime, str, str, str]:
-    octets = base64.urlsafe_b64decode(cursor)
+    octets = base64.urlsafe_b64decode(cursor[: len(cursor) // 4 * 4])
     at = _EPOCH + min(int.from_bytes(octets[:8], "big"), _LAST) * _TICK
     parts = octets[8:].decode(errors="replace").replace("\0", "").strip(" ").split("\n", 2)
     recipient, stream, reason = (*parts, "", "")[:3]

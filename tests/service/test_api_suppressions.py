@@ -99,7 +99,7 @@ def test_what_has_expired_is_not_listed(api: TestClient, database: Database) -> 
     assert listed(api) == []
 
 
-@pytest.mark.parametrize("cursor", ["x", "x" * 11, "x" * 13, "é" * 12, "x" * 1028])
+@pytest.mark.parametrize("cursor", ["x", "x" * 11, "é" * 12, "x" * 1025])
 def test_a_cursor_that_is_none_is_refused(api: TestClient, cursor: str) -> None:
     problem = problem_of(api.get(PATH, params={"cursor": cursor}))
     assert (problem["status"], problem["errors"][0]["pointer"]) == (422, "query/cursor")
@@ -108,6 +108,7 @@ def test_a_cursor_that_is_none_is_refused(api: TestClient, cursor: str) -> None:
 @given(st.binary(min_size=9, max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw[: len(raw) // 3 * 3]).decode()))
 @example("____" * 3)
 @example("AAAA" * 256)
+@example("x" * 13)
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_other_is_a_place_in_the_order(api: TestClient, cursor: str) -> None:
     assert api.get(PATH, params={"cursor": cursor}).status_code == 200
