@@ -270,6 +270,8 @@ def _answer_of(slugs: list[str], *, limited: bool) -> dict[str, Any]:
         names.append("WWW-Authenticate")
     elif limited:
         names += ["RateLimit-Policy", "RateLimit"]
+    if "precondition-failed" in slugs:
+        names.append("ETag")
     if _SENT_BACK.intersection(slugs):
         names.append("Retry-After")
     return {
