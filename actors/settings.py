@@ -39,9 +39,9 @@ Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Durations are seconds in the environment, `timedelta` in the code."""
+    """Everything that can be set. Durations are seconds in the environment, `timedelta` in the code; empty is not set."""
 
-    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     smtp_url: SecretStr = Field(
         default=SecretStr("smtp://localhost:25"),

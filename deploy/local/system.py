@@ -106,6 +106,7 @@ class Surroundings:
             "RABBITMQ_URL": self.rabbitmq_url,
             "SMTP_URL": self.smtp_url,
             "MAIL_FROM": "demo@example.com",
+            "PUBLIC_URL": self.api_url,
             "SECRET_KEY": self.secret_key,
             "SERVICE_BOOTSTRAP_API_KEY": self.api_key,
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",
