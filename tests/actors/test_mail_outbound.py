@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from actor_bench import Bench
@@ -22,12 +22,13 @@ from actors import mail, outside
 from actors.database import driver_connection
 from actors.mail.outbound import RefusedForNow
 from actors.mail.suppression import Reason, suppress
-from actors.mail.transport_state import TROUBLES
+from actors.mail.transport_state import TROUBLES, begin_probe
 from actors.tables import Mail, MailGate, TransportState
 from outbox import Permanent, Snooze
 from tests.awaiting import await_that
 
 Configure = Callable[..., None]
+ANOTHER_RUN = UUID("01890000-0000-7000-8000-000000000002")
 
 
 def enqueued(bench: Bench, **options: Any) -> UUID:
@@ -44,11 +45,11 @@ def end_the_pause(bench: Bench) -> None:
         )
 
 
-def in_flight(bench: Bench, mail_id: UUID, *, copies: int) -> None:
+def in_flight(bench: Bench, mail_id: UUID, *, copies: int, run: UUID | None = ANOTHER_RUN) -> None:
     """As a run leaves it that died after the end went out."""
     with bench.session() as session, session.begin():
         row = session.get_one(Mail, mail_id)
-        row.copies, row.in_flight = copies, uuid4()
+        row.copies, row.in_flight = copies, run
 
 
 class Running(threading.Thread):
@@ -275,6 +276,23 @@ def test_what_forbids_a_mail_between_connecting_and_its_end_is_seen_in_time(
     assert (stored(bench, mail_id).status, stored(bench, mail_id).copies) == (status, 0)
 
 
+@pytest.mark.parametrize(("copies", "other", "raised"), [(1, ANOTHER_RUN, Snooze), (2, None, Permanent)])
+def test_a_run_that_others_have_overtaken_sends_nothing(
+    bench: Bench, configured: Configure, copies: int, other: UUID | None, raised: type[Exception]
+) -> None:
+    with raw_server(DATA=HOLD) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        with running(bench, mail_id) as run:
+            await_that(lambda: server.said("DATA"))
+            in_flight(bench, mail_id, copies=copies, run=other)
+            server.released.set()
+        await_that(lambda: server.ended)
+        assert isinstance(run.raised, raised)
+    assert server.bodies == []
+    assert stored(bench, mail_id).copies == copies
+
+
 def test_a_mail_to_a_suppressed_address_is_not_sent_and_that_is_no_failure(bench: Bench, configured: Configure) -> None:
     with raw_server() as server:
         configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
@@ -415,6 +433,16 @@ def test_one_mail_at_a_time_finds_out_whether_the_server_is_back(bench: Bench, c
         assert probe.raised is None
         perform(bench, ids[1])
     assert len(server.bodies) == 2
+
+
+def test_of_two_that_saw_the_pause_end_one_finds_out(bench: Bench, configured: Configure) -> None:
+    with bench.session() as session, session.begin():
+        session.add(TransportState(name="smtp://a:25", paused_until=datetime.now(UTC) - timedelta(minutes=1)))
+    probes = []
+    for _ in range(2):
+        with bench.session() as session, session.begin():
+            probes.append(begin_probe(session, "smtp://a:25"))
+    assert [probe is None for probe in probes] == [False, True]
 
 
 def test_trouble_that_began_before_the_pause_does_not_lengthen_it(bench: Bench, configured: Configure) -> None:
