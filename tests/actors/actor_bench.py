@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 import actors
 from outbox import Task
 from outbox.run import Run, _current
+
+CLAIM = text(
+    "update outbox.task set state = 'running', run_id = :run, worker_id = :run, claimed_at = clock_timestamp() where id = :id"
+)
+RELEASE = text(
+    "update outbox.task set state = :state, run_id = null, worker_id = null, claimed_at = null where id = :id and run_id = :run"
+)
 
 
 @dataclass
@@ -44,6 +51,7 @@ class Bench:
             station=self,
         )
         token = _current.set(run)
+        self._claim(run)
         try:
             actor.fn(*task.args, **task.kwargs)
             if run.has_session:
@@ -52,6 +60,18 @@ class Bench:
             if run.has_session:
                 run.session().close()
             _current.reset(token)
+            self._release(run, task.state)
+
+    def _claim(self, run: Run) -> None:
+        """The task's row names this run, as after a claim: a later one overtakes it."""
+        with self.engine.begin() as conn:
+            conn.execute(CLAIM, {"id": run.task_id, "run": run.run_id})
+
+    def _release(self, run: Run, state: str) -> None:
+        with self.engine.begin() as conn:
+            conn.execute(
+                RELEASE, {"id": run.task_id, "run": run.run_id, "state": "pending" if state == "running" else state}
+            )
 
     def tasks(self, actor: str) -> list[Task]:
         with self.session() as session:
