@@ -184,6 +184,7 @@ class OutboxBroker(RabbitmqBroker):
                     pool_size=64,  # as many as threads use at once stay open: one that is opened for a task costs as much as it
                     max_overflow=192,
                     pool_pre_ping=True,
+                    hide_parameters=True,
                     connect_args={"prepare_threshold": None}
                     if self.settings.pooled
                     else {"options": database.SILENT_CLIENT, "application_name": "outbox actor"},

@@ -126,6 +126,7 @@ class Lane(threading.Thread):
         self._conn: Conn | None = None
         self._turn = number
         self._let_go_at = 0.0
+        self._swept = ""
         self._pause = SOON
         self._stall = relay.settings.confirm_timeout + STALL
 
@@ -177,13 +178,13 @@ class Lane(threading.Thread):
     def _let_go(self, conn: Conn) -> int:
         """Tasks of a lane may have been enqueued, or a place in it come free: do not wait for the keeper's round.
 
-        At most a fifth of the lane's time goes into looking.
+        A page of lanes at a time, each in its turn; at most a fifth of the lane's time goes into looking.
         """
         began = time.monotonic()
         if began < self._let_go_at:
             return 0
         with conn.transaction():
-            granted, _ = self.relay.ledger.sweep_lanes(conn)
+            granted, self._swept = self.relay.ledger.sweep_lanes(conn, after=self._swept)
         ended = time.monotonic()
         self._let_go_at = ended + max(SOON, 4 * (ended - began))
         return granted

@@ -70,7 +70,7 @@ class Pace:
     def charge(self, caller: Hashable) -> None:
         """One request that was served already, within the limit or not: the next ones wait for it."""
         now = self._clock()
-        self._keep(caller, now + self._missing(caller, now) + self._each)
+        self._keep(caller, now + min(self._missing(caller, now) + self._each, self._all + self._each))
 
     def forget(self, caller: Hashable) -> None:
         self._full_at.pop(caller, None)

@@ -34,6 +34,8 @@ _OUR_MESSAGE_ID = re.compile(r"<([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})@[^
 # The standard library takes quadratic time over the parameters of this header.
 _CONTENT_TYPE = re.compile(rb"^content-type:[^\n]*(?:\n[ \t][^\n]*)*", re.I | re.M)
 _LONGEST_CONTENT_TYPE = 2000
+# It looks for the end of every part that a line may be in, at every line.
+_MOST_BOUNDARIES = 20
 _KINDS = {"failed": "bounced", "delayed": "deferred", "delivered": "delivered", "relayed": "delivered"}
 
 
@@ -88,7 +90,10 @@ def _act(session: Session, mail_id: UUID, event: Event) -> None:
 
 def read_report(raw: bytes, vault: Vault) -> Event:
     """The event that a mail tells of: a bounce, a complaint, or something else. Raises ReportRefused."""
+    raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if any(len(found[0]) > _LONGEST_CONTENT_TYPE for found in _CONTENT_TYPE.finditer(raw)):
+        raise ReportRefused
+    if raw.lower().count(b"boundary") > _MOST_BOUNDARIES:
         raise ReportRefused
     try:
         report = message_from_bytes(raw)

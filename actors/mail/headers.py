@@ -23,6 +23,8 @@ _STRUCTURAL = frozenset(
     | {"x-envelope-from", "x-envelope-to", "x-original-to", "x-rcpt-to", "lines", "require-recipient-valid-since"}
 )
 _STRUCTURAL_PREFIXES = ("content-", "resent-", "arc-", "x-sender", "x-original-")
+# By which a provider's relay is told of other recipients, and of what else it is to do.
+_RELAYS_PREFIXES = ("x-smtpapi", "x-mc-", "x-mailgun-", "x-msys-", "x-mj-", "x-ses-", "x-pm-", "x-sib-")
 # Separators that some mail software takes for line ends, though str.isprintable tells most of them already.
 _REFUSED_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -41,7 +43,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise HeaderRefused("not a header name of 1 to 76 characters")
     lowered = name.lower()
-    if lowered in _STRUCTURAL or lowered.startswith(_STRUCTURAL_PREFIXES):
+    if lowered in _STRUCTURAL or lowered.startswith(_STRUCTURAL_PREFIXES + _RELAYS_PREFIXES):
         raise HeaderRefused("the header is set by the service itself")
 
 

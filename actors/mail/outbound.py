@@ -7,7 +7,7 @@ from uuid import UUID
 
 import dramatiq
 from dramatiq.errors import Retry
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from actors import outside
@@ -22,7 +22,7 @@ from actors.mail.records import (
     close,
     open_letter,
     record,
-    told_to_repeat,
+    record_lost,
 )
 from actors.mail.replies import (
     HeldBack,
@@ -40,6 +40,7 @@ from actors.mail.transport_state import Probe
 from actors.tables import Mail
 from outbox import Permanent as Hopeless
 from outbox import Run, Snooze, Task, current_run, enqueue
+from outbox.outcomes import is_interruption
 
 __all__ = ["RefusedForNow", "enqueue_mail", "send_mail"]
 
@@ -117,9 +118,7 @@ def _is_wanted(letter: Letter) -> bool:
     if letter.status in ("sent", "bounced"):
         return False
     if letter.in_flight is not None:
-        # That run is over: this task has another now. Whether the server answered it, nobody knows.
-        lost = Uncertain(Reply.missing(Phase.DOT, "an attempt ended before the server's reply was recorded"))
-        _settle(letter, current_run(), lost, None)
+        _settle_lost(letter, current_run())
     if letter.expired:
         _close(letter, "expired")
         raise Hopeless("the mail expired before it was sent")
@@ -138,9 +137,8 @@ def _close(letter: Letter, status: str) -> None:
 
 def _ask_for_the_operators_word(letter: Letter) -> None:
     with transaction() as session:
-        if not told_to_repeat(session, letter):
+        if not allow_one_more(session, letter):
             raise Hopeless("the mail may have arrived already, and is not sent again unless an operator retries it")
-        allow_one_more(session, letter)
 
 
 def _await_the_slot(letter: Letter) -> None:
@@ -196,8 +194,9 @@ def _keep_the_receipt(letter: Letter, run: Run, outcome: Sent) -> None:
             with transaction() as session:
                 record(session, letter.id, run.run_id, outcome, last=False)
             return
-        except OperationalError:
-            if time.monotonic() > given_up:
+        except DBAPIError as error:
+            away = isinstance(error, OperationalError) or is_interruption(error)
+            if not away or time.monotonic() > given_up:
                 raise
             time.sleep(0.5)
 
@@ -222,6 +221,16 @@ def _settle(letter: Letter, run: Run, outcome: Outcome, probe: Probe | None) -> 
     if history is None:
         raise Hopeless("the mail no longer exists")
     raise _verdict(outcome, history, run, pause)
+
+
+def _settle_lost(letter: Letter, run: Run) -> Never:
+    """The attempt in flight is over: its task has another run now. Whether the server answered it, nobody knows."""
+    lost = Uncertain(Reply.missing(Phase.DOT, "an attempt ended before the server's reply was recorded"))
+    with transaction() as session:
+        history = record_lost(session, letter, run.run_id, lost)
+    if history is None:
+        raise Snooze(_TROUBLE, "another attempt was in flight")
+    raise _verdict(lost, history, run, None)
 
 
 def _is_last(run: Run) -> bool:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Executable, Result, case, exists, false, func, null, select, true, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from actors.database import ledger
 from actors.mail.replies import Outcome, Permanent, Sent, Temporary, Uncertain
@@ -25,7 +26,7 @@ __all__ = [
     "close_ended",
     "open_letter",
     "record",
-    "told_to_repeat",
+    "record_lost",
 ]
 
 
@@ -106,14 +107,7 @@ def begin_copy(session: Session, letter: Letter, run_id: UUID) -> bool:
 
 def record(session: Session, mail_id: UUID, run_id: UUID, outcome: Outcome, *, last: bool) -> History | None:
     """The reply as evidence, and what follows from it for the mail. `last`: no other attempt comes after a failure."""
-    recorded = (
-        update(Mail)
-        .values(attempts=Mail.attempts + 1, reply=str(outcome.reply), reply_at=func.clock_timestamp(), slot_at=null())
-        .values(_consequences(outcome, last=last))
-        .values(_of_the_copy(outcome, run_id))
-        .where(Mail.id == mail_id)
-        .returning(Mail.recipient, Mail.on_uncertain, Mail.copies, Mail.troubles)
-    )
+    recorded = _recorded(outcome, run_id, last=last).where(Mail.id == mail_id)
     row = _changed(session, recorded)
     if row is None:
         return None
@@ -121,6 +115,28 @@ def record(session: Session, mail_id: UUID, run_id: UUID, outcome: Outcome, *, l
     if isinstance(outcome, Permanent):
         note_refusal(session, history, outcome.reply)
     return history
+
+
+def record_lost(session: Session, letter: Letter, run_id: UUID, outcome: Uncertain) -> History | None:
+    """The attempt that was in flight is over without a reply. None, and nothing is written, if it has one by now, or if
+    this run is over itself: the flight may be that of a living one (I3)."""
+    lost = _recorded(outcome, letter.in_flight, last=False).where(
+        Mail.id == letter.id,
+        Mail.in_flight == letter.in_flight,
+        exists().where(Task.id == letter.id, Task.run_id == run_id),
+    )
+    row = _changed(session, lost)
+    return None if row is None else History(*row)
+
+
+def _recorded(outcome: Outcome, run_id: UUID | None, *, last: bool) -> ReturningUpdate[str, str, int, int]:
+    return (
+        update(Mail)
+        .values(attempts=Mail.attempts + 1, reply=str(outcome.reply), reply_at=func.clock_timestamp(), slot_at=null())
+        .values(_consequences(outcome, last=last))
+        .values(_of_the_copy(outcome, run_id))
+        .returning(Mail.recipient, Mail.on_uncertain, Mail.copies, Mail.troubles)
+    )
 
 
 def close(session: Session, letter: Letter, status: str) -> None:
@@ -131,24 +147,28 @@ def close(session: Session, letter: Letter, status: str) -> None:
 
 
 def close_ended(session: Session) -> dict[str, int]:
-    """What the task of a mail became where no attempt could say so: dead by crashes, expired before it started."""
+    """What the task of a mail became where no attempt could say so: dead by crashes, expired before it started, ended
+    while the server may have had it."""
     waits, unfinished = Mail.status == "queued", exists().where(Task.id == Mail.id)
+    unsent = Mail.copies == 0
+    in_doubt = update(Mail).values(status="uncertain", in_flight=None).where(waits, ~unsent, ~unfinished)
     over = {
-        "failed": update(Mail).values(status="failed").where(waits, Mail.id == dead.c.id, ~unfinished),
-        "expired": update(Mail).values(status="expired").where(waits, Mail.expires_at < func.now(), ~unfinished),
+        "failed": update(Mail).values(status="failed").where(waits, unsent, Mail.id == dead.c.id, ~unfinished),
+        "expired": update(Mail)
+        .values(status="expired")
+        .where(waits, unsent, Mail.expires_at < func.now(), ~unfinished),
+        "uncertain": in_doubt,
     }
     return {status: len(_executed(session, closed.returning(Mail.id)).all()) for status, closed in over.items()}
 
 
-def told_to_repeat(session: Session, letter: Letter) -> bool:
-    """Whether an operator had it tried again since its last attempt."""
+def allow_one_more(session: Session, letter: Letter) -> bool:
+    """If an operator had it tried again since its last attempt: as if its last copy had been counted by nobody. One word
+    allows one copy, whoever else heard it."""
     asked = exists().where(audit.c.subject == str(letter.id), audit.c.action == "retry", audit.c.at > Mail.reply_at)
-    return _executed(session, select(Mail.id).where(Mail.id == letter.id, asked)).first() is not None
-
-
-def allow_one_more(session: Session, letter: Letter) -> None:
-    """On an operator's word: as if its last copy had been counted by nobody."""
-    _changed(session, update(Mail).values(copies=letter.most_copies - 1).where(Mail.id == letter.id).returning(Mail.id))
+    allowed = update(Mail).values(copies=letter.most_copies - 1)
+    unmoved = (Mail.copies == letter.copies, Mail.in_flight.is_(None))
+    return _changed(session, allowed.where(Mail.id == letter.id, *unmoved, asked).returning(Mail.id)) is not None
 
 
 def _consequences(outcome: Outcome, *, last: bool) -> dict[str, Any]:
@@ -168,9 +188,9 @@ def _unless(*known: str, then: str) -> ColumnElement[str]:
     return case((Mail.status.in_(known), Mail.status), else_=then)
 
 
-def _of_the_copy(outcome: Outcome, run_id: UUID) -> dict[str, Any]:
+def _of_the_copy(outcome: Outcome, run_id: UUID | None) -> dict[str, Any]:
     if isinstance(outcome, Sent | Uncertain):
-        return {"in_flight": None}
+        return {"in_flight": func.nullif(Mail.in_flight, run_id)}
     mine = Mail.in_flight == run_id
     return {
         "copies": case((mine, Mail.copies - 1), else_=Mail.copies),

@@ -56,6 +56,7 @@ def _widen_mail() -> None:
         sa.Column("slot_at", INSTANT),
     ):
         op.add_column("mail", column, schema="app")
+    op.execute("update app.mail set copies = least(uncertain, 2) where uncertain > 0")
     for constraint in ("mail_status", "mail_sent_has_its_time"):
         op.drop_constraint(constraint, "mail", schema="app")
     op.create_check_constraint(

@@ -86,8 +86,11 @@ def test_the_servers_words_are_kept() -> None:
         b"".join(
             b'Content-Type: multipart/mixed; boundary="%d"\n\n--%d\n' % (number, number) for number in range(2000)
         ),
+        b'X: y\rContent-Type: multipart/report; a="' + b";" * 100_000,
+        b"".join(b'Content-Type: multipart/mixed; boundary="%d"\n\n--%d\n' % (number, number) for number in range(300))
+        + b"\n" * 100_000,
     ],
-    ids=["quotes", "folded", "nested"],
+    ids=["quotes", "folded", "nested", "after a bare CR", "nested, and many lines"],
 )
 def test_a_report_that_is_made_to_be_slow_is_refused(raw: bytes) -> None:
     with pytest.raises(ReportRefused):

@@ -285,3 +285,11 @@ class TestBytes:
         assert not re.search(rb"(?<!\r)\n|\r(?!\n)|\x00", raw)
         assert max(map(len, raw.split(b"\r\n"))) <= 998
         assert raw.endswith(b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["X-SMTPAPI", "x-mc-bccaddress", "X-Mailgun-Recipient-Variables", "X-MSYS-API", "X-PM-Tag"]
+)
+def test_no_header_tells_a_provider_of_other_recipients(name: str) -> None:
+    with pytest.raises(headers.HeaderRefused, match="set by the service"):
+        headers.check(name, "{}")

@@ -15,11 +15,12 @@ from actor_bench import Bench
 from dramatiq.middleware import TimeLimitExceeded
 from dramatiq.threading import raise_thread_exception
 from far_smtp import DROP, HANG, HOLD, mailroom, raw_server
-from sqlalchemy import text
+from sqlalchemy import func, text, update
 
 import actors
 from actors import mail, outside
-from actors.database import driver_connection
+from actors.database import driver_connection, transaction
+from actors.mail import records
 from actors.mail.outbound import RefusedForNow
 from actors.mail.suppression import Reason, suppress
 from actors.mail.transport_state import TROUBLES, begin_probe
@@ -291,6 +292,55 @@ def test_a_run_that_others_have_overtaken_sends_nothing(
         assert isinstance(run.raised, raised)
     assert server.bodies == []
     assert stored(bench, mail_id).copies == copies
+
+
+def test_an_overtaken_run_does_not_settle_the_flight_of_the_one_that_overtook_it(
+    bench: Bench, configured: Configure
+) -> None:
+    """I3: a stale worker changes nothing."""
+    with raw_server(DATA=HOLD) as server:
+        configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
+        mail_id = enqueued(bench)
+        with running(bench, mail_id) as run:
+            await_that(lambda: server.said("DATA"))
+            in_flight(bench, mail_id, copies=1)
+            with bench.engine.begin() as conn:
+                conn.execute(
+                    text("update outbox.task set run_id = :run where id = :id"), {"run": ANOTHER_RUN, "id": mail_id}
+                )
+            server.released.set()
+        assert isinstance(run.raised, Snooze)
+    row = stored(bench, mail_id)
+    assert (row.status, row.in_flight, row.copies, row.reply) == ("queued", ANOTHER_RUN, 1, None)
+
+
+def test_one_word_of_an_operator_allows_one_copy_whoever_else_heard_it(bench: Bench, configured: Configure) -> None:
+    configured(SMTP_URL="smtp://127.0.0.1:9")
+    mail_id = enqueued(bench)
+    with bench.session() as session, session.begin():
+        session.execute(update(Mail).where(Mail.id == mail_id).values(reply_at=func.clock_timestamp()))
+        actors.broker.ledger.audit(driver_connection(session), who="ada", action="retry", subject=str(mail_id))
+    in_flight(bench, mail_id, copies=2, run=None)
+    with transaction() as session:
+        letter = records.open_letter(session, mail_id, server="any")
+        assert letter is not None
+        assert records.allow_one_more(session, letter)
+        assert records.begin_copy(session, letter, ANOTHER_RUN)
+        assert not records.allow_one_more(session, letter)
+    assert stored(bench, mail_id).copies == 2
+
+
+def test_a_task_that_ended_while_the_server_may_have_had_its_mail_leaves_it_in_doubt(
+    bench: Bench, configured: Configure
+) -> None:
+    mail_id = enqueued(bench)
+    in_flight(bench, mail_id, copies=1)
+    with bench.engine.begin() as conn:
+        conn.execute(text("delete from outbox.task"))
+    with transaction() as session:
+        assert records.close_ended(session) == {"failed": 0, "expired": 0, "uncertain": 1}
+    row = stored(bench, mail_id)
+    assert (row.status, row.in_flight) == ("uncertain", None)
 
 
 def test_a_mail_to_a_suppressed_address_is_not_sent_and_that_is_no_failure(bench: Bench, configured: Configure) -> None:

@@ -242,3 +242,14 @@ def test_the_one_that_has_not_come_for_longest_is_forgotten(monkeypatch: pytest.
     for caller in "abcad":
         known.take(caller)
     assert [caller for caller in "abcd" if caller in known] == ["a", "c", "d"]
+
+
+def test_what_was_served_beyond_the_limit_is_never_owed_for_longer_than_one_more_request() -> None:
+    clock = Clock()
+    pace = Pace("any", rate=RATE, burst=BURST, clock=clock)
+    for _ in range(1000):
+        pace.charge("a")
+    wait = pace.look("a").wait
+    assert wait <= 1 + 2 // RATE
+    clock.let_pass(wait)
+    assert pace.take("a").granted

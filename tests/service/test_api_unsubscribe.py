@@ -79,6 +79,7 @@ def test_both_kinds_of_body_that_rfc_8058_names_are_taken(
         ("application/x-www-form-urlencoded", b"a&" * 30 + b"List-Unsubscribe=One-Click"),
         ("application/json", b'{"List-Unsubscribe": "One-Click"}'),
         ("multipart/form-data", b"List-Unsubscribe=One-Click"),
+        ("multipart/form-data; boundary=x; a=" + ";" * 200, b"--x\r\n\r\nList-Unsubscribe=One-Click\r\n--x--"),
         ("multipart/form-data; boundary=x", b"--x\r\n\r\nList-Unsubscribe=One-Click\r\n--x--"),
     ],
 )
