@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import false, func, select
+from sqlalchemy import bindparam, false, func, select
 
 from actors import outside
 from actors.database import transaction
@@ -74,13 +74,14 @@ _WHOLE = (
     .join(Delivery.payload)
     .join(Delivery.endpoint)
     .outerjoin(EndpointHealth, EndpointHealth.endpoint_id == Endpoint.id)
+    .where(Delivery.id == bindparam("delivery_id"))
 )
 
 
 def opened(delivery_id: UUID) -> Letter | None:
     """What is to be posted, or None if it was delivered already. Raises Permanent for what never will be."""
     with transaction() as session:
-        row = session.execute(_WHOLE.where(Delivery.id == delivery_id)).one_or_none()
+        row = session.execute(_WHOLE, {"delivery_id": delivery_id}).one_or_none()
     if row is None or row.deleted_at is not None:
         raise Permanent("the endpoint was deleted, and its deliveries with it")
     if row.delivered:
