@@ -21,7 +21,7 @@ from actors.webhooks.event_types import check_name, matching_patterns
 from actors.webhooks.lanes import lane_of
 from actors.webhooks.letter import Letter, opened
 from actors.webhooks.outcomes import Delivered, Gone, Refused, Retry, judge
-from actors.webhooks.record import record
+from actors.webhooks.record import is_overtaken, record
 from actors.webhooks.schedule import next_wait
 from outbox import Permanent, Snooze, Task, current_run, enqueue
 
@@ -132,22 +132,31 @@ def _failed(
     letter: Letter, answer: Answered | Unreachable, outcome: Refused | Gone | Retry, *, probing: bool
 ) -> Exception:
     """The attempt on record, and what it means for the endpoint and for the task."""
-    failures = current_run().failures
-    slow = answer.duration >= min(health.SLOW, outside.settings().webhook_deadline / 2)
+    run = current_run()
+    failures = run.failures
     with transaction() as session:
-        if letter.ailing:
-            endpoints.lock(session, letter.endpoint_id)
-        if isinstance(outcome, Gone):
-            notices.disable(session, letter.endpoint_id, reason=outcome.reason)
-        elif (
-            health.note_failure(session, letter.endpoint_id, outcome, slow=slow, probing=probing, draw=_draw)
-            and letter.ailing
-        ):
-            notices.disable(session, letter.endpoint_id, reason=f"failing for more than five days: {outcome.reason}")
-        record(session, letter.delivery_id, answer, outcome, last=failures >= len(letter.schedule))
+        if not is_overtaken(session, run):
+            _tell_endpoint(session, letter, answer, outcome, probing=probing)
+            record(session, letter.delivery_id, answer, outcome, last=failures >= len(letter.schedule))
     if not isinstance(outcome, Retry):
         return Permanent(outcome.reason)
     wait = next_wait(letter.schedule, failures=failures, retry_after=outcome.wait, draw=_draw)
     if wait is None:
         return Permanent(f"{outcome.reason}; the last attempt of its schedule")
     return DeliveryFailed(outcome.reason, delay=int(wait.total_seconds() * 1000))
+
+
+def _tell_endpoint(
+    session: Session, letter: Letter, answer: Answered | Unreachable, outcome: Refused | Gone | Retry, *, probing: bool
+) -> None:
+    """Its health, and whether it is disabled. Before the delivery's row is changed."""
+    slow = answer.duration >= min(health.SLOW, outside.settings().webhook_deadline / 2)
+    if letter.ailing:
+        endpoints.lock(session, letter.endpoint_id)
+    if isinstance(outcome, Gone):
+        notices.disable(session, letter.endpoint_id, reason=outcome.reason)
+    elif (
+        health.note_failure(session, letter.endpoint_id, outcome, slow=slow, probing=probing, draw=_draw)
+        and letter.ailing
+    ):
+        notices.disable(session, letter.endpoint_id, reason=f"failing for more than five days: {outcome.reason}")

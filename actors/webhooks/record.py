@@ -2,13 +2,15 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, insert, literal, or_, select, update
+from sqlalchemy import exists, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
+from actors.database import ledger
 from actors.tables import Delivery, DeliveryAttempt, Endpoint, Payload
 from actors.text import storable
 from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.outcomes import Delivered, Gone, Outcome, Refused, Retry, Ruling
+from outbox import Run, Task
 
 _STATUS: dict[type[Outcome], str] = {Delivered: "delivered", Retry: "failing", Refused: "refused", Gone: "refused"}
 _RULING: dict[type[Outcome], Ruling] = {
@@ -19,17 +21,26 @@ _RULING: dict[type[Outcome], Ruling] = {
 }
 
 
+def is_overtaken(session: Session, run: Run) -> bool:
+    """Whether the run was given up and its task belongs to another: what it met then counts for nothing (I3)."""
+    ours = select(exists().where(Task.id == run.task_id, Task.run_id == run.run_id))
+    options = {"schema_translate_map": {"outbox": ledger().schema}}
+    return not session.scalars(ours, execution_options=options).one()
+
+
 def record(
     session: Session, delivery_id: UUID, answer: Answered | Unreachable, outcome: Outcome, *, last: bool = False
 ) -> int | None:
     """Keep the attempt as evidence. `last`: no other follows, so a retry stands as failed.
 
-    Answers its number; None if the delivery was deleted meanwhile, with its endpoint: then nothing is kept.
+    Answers its number; None if the delivery was deleted meanwhile, with its endpoint, or is delivered, which no failure
+    takes back: then nothing is kept.
     """
     status = "failed" if last and isinstance(outcome, Retry) else _STATUS[type(outcome)]
     changed = (
         update(Delivery)
         .where(Delivery.id == delivery_id)
+        .where(isinstance(outcome, Delivered) or Delivery.status != "delivered")
         .values(
             status=status,
             attempts=Delivery.attempts + 1,

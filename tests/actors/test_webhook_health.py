@@ -283,7 +283,7 @@ class TestThreads:
             delivery_id = fan_out(bench)[0]
             event.listen(bench.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
             bench.perform(delivery_id)
-        of_the_actor = [each.split()[0].lower() for each in statements[1:]]
+        of_the_actor = [each.split()[0].lower() for each in statements[1:] if "update outbox.task" not in each]
         assert of_the_actor == ["select", "with"], "the delivery read, and its attempt recorded"
         assert health_of(bench, made.id) is None
 

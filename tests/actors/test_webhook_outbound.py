@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,15 +13,19 @@ import pytest
 import standardwebhooks
 from actor_bench import Bench
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from far_http import answering, endpoint, headers_of, status
+from far_http import answering, endpoint, headers_of, read_request, status
 from sqlalchemy import delete, select, text
-from webhook_bench import AT, attempts, create, endpoint_of, fan_out, stored
+from webhook_bench import AT, attempts, create, endpoint_of, fan_out, health_of, stored
 
 from actors import webhooks
 from actors.secrets import SecretKeyMissing, Unreadable
 from actors.tables import Delivery, Endpoint, EndpointSecret, Payload
 from actors.webhooks import endpoints
+from actors.webhooks.delivery import Unreachable
 from actors.webhooks.outbound import DeliveryFailed
+from actors.webhooks.outcomes import Retry
+from actors.webhooks.record import record
+from actors.webhooks.wire import Phase
 from outbox import Permanent
 
 pytestmark = pytest.mark.usefixtures("configured")
@@ -353,6 +358,42 @@ class TestDelivery:
             (2, "delivered", 200, "thanks"),
         ]
         assert lines[0].at < lines[1].at
+
+    @pytest.mark.parametrize("late", [500, 410], ids=["failed", "gone"])
+    def test_a_run_that_was_overtaken_says_nothing_of_the_delivery_and_the_endpoint(
+        self, bench: Bench, late: int
+    ) -> None:
+        answers, ids = [late, 200], []
+
+        def overtaken(stream: socket.socket) -> None:
+            read_request(stream)
+            if (answer := answers.pop(0)) != 200:
+                bench.perform(ids[0])
+            stream.sendall(status(answer))
+
+        with endpoint(overtaken) as far:
+            made, _ = create(bench, far)
+            ids += fan_out(bench)
+            with pytest.raises((DeliveryFailed, Permanent)):
+                bench.perform(ids[0])
+        row = stored(bench, ids[0])
+        assert (row.status, row.attempts, [each.outcome for each in attempts(bench, ids[0])]) == (
+            "delivered",
+            1,
+            ["delivered"],
+        )
+        assert endpoint_of(bench, made.id).enabled
+        assert health_of(bench, made.id) is None
+
+    def test_no_failure_takes_back_what_was_delivered(self, bench: Bench) -> None:
+        with endpoint(answering(status(200))) as far:
+            create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            bench.perform(delivery_id)
+        late = Unreachable(Phase.CONNECT, "refused", timedelta())
+        with bench.session() as session, session.begin():
+            assert record(session, delivery_id, late, Retry("connect: refused", None)) is None
+        assert (stored(bench, delivery_id).status, len(attempts(bench, delivery_id))) == ("delivered", 1)
 
     def test_a_disabled_endpoint_gets_nothing_more(self, bench: Bench) -> None:
         with endpoint(answering(status(200))) as far:
