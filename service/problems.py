@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from actors.mail import AddressRefused, HeaderRefused, MessageRefused
+from actors import mail, webhooks
 from outbox.errors import TaskNotFound, WrongState
 from outbox.logs import get_logger
 from service.violations import Violation, violations_of
@@ -62,6 +62,11 @@ KINDS = {
         503, "The database cannot be reached", "Repeat after `Retry-After`, with the same Idempotency-Key."
     ),
 }
+#: What the actors refuse to take, should no field have refused it before.
+_REFUSALS: tuple[type[Exception], ...] = (
+    *(mail.AddressRefused, mail.HeaderRefused, mail.MessageRefused),
+    *(webhooks.AddressRefused, webhooks.EventTypeRefused, webhooks.HeaderRefused),
+)
 _OF_STATUS = {kind.status: slug for slug, kind in reversed(KINDS.items())}
 
 
@@ -98,7 +103,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_of_validation)
     app.add_exception_handler(TaskNotFound, _answer_of_unknown_task)
     app.add_exception_handler(WrongState, _answer_of_wrong_state)
-    for refusal in (AddressRefused, HeaderRefused, MessageRefused):
+    for refusal in _REFUSALS:
         app.add_exception_handler(refusal, _answer_of_refusal)
     app.add_exception_handler(DBAPIError, _answer_of_database)
     app.add_exception_handler(psycopg.Error, _answer_of_database)

@@ -65,7 +65,8 @@ class WebhookURL:
 
 
 def parse(text: str, *, policy: Policy) -> WebhookURL:
-    """The URL in `text`, or AddressRefused. Names are not resolved here: each connection vets their answers."""
+    """The URL in `text`, or AddressRefused. What it becomes is accepted again. Names are not resolved here: each
+    connection vets their answers."""
     match = _URL.fullmatch(_screened(text))
     if match is None:
         raise AddressRefused("not an absolute URL without fragment")
@@ -78,7 +79,10 @@ def parse(text: str, *, policy: Policy) -> WebhookURL:
     host, literal = _host(authority, policy)
     _check_reach(scheme, literal, policy)
     port = _port(authority["port"], scheme, policy)
-    return WebhookURL(scheme, host, port, _target(match["path"], match["query"]), literal)
+    url = WebhookURL(scheme, host, port, _target(match["path"], match["query"]), literal)
+    if len(str(url)) > MAX_LENGTH:  # an A-label or a path of "/" can make it longer
+        raise AddressRefused(f"the URL, as it is kept, must have at most {MAX_LENGTH} characters")
+    return url
 
 
 def _screened(text: str) -> str:

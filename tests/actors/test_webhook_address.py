@@ -73,6 +73,8 @@ def test_every_sample_gets_its_verdict(sample: dict[str, str]) -> None:
         "https://198.18.0.1/",
         "https://255.255.255.255/",
         "https://example.com/" + "a" * 2048,
+        "https://example.org?" + "a" * 2028,
+        "https://ü.example.com/" + "a" * 2026,
         "https://router.lan/",
         "https://x.home.arpa/",
         "https://x.onion/",
@@ -89,6 +91,7 @@ def test_further_ways_around_the_filter_are_refused(url: str) -> None:
         ("https://example.com.:8443/a", "https://example.com:8443/a"),
         ("https://example.com?x=1", "https://example.com/?x=1"),
         ("https://faß.de/", "https://xn--fa-hia.de/"),
+        ("https://example.org?" + "a" * 2027, "https://example.org/?" + "a" * 2027),
         ("https://[2606:4700:4700:0:0::1111]:8443/", "https://[2606:4700:4700::1111]:8443/"),
     ],
 )

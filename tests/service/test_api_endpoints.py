@@ -13,6 +13,8 @@ from awaiting import await_that
 from fastapi.testclient import TestClient
 from service_eyes import Database, problem_of
 
+from actors import webhooks
+
 URL = "https://hooks.example.org/in"
 
 
@@ -147,6 +149,7 @@ def test_what_is_not_said_has_its_default(api: TestClient) -> None:
         ({"concurrency": 0}, "/concurrency"),
         ({"concurrency": 65}, "/concurrency"),
         ({"concurrency": 4.0}, "/concurrency"),
+        ({"url": "https://example.org?" + "a" * 2028}, "/url"),
         ({"rate_per_second": 0}, "/rate_per_second"),
         ({"rate_per_second": 1001}, "/rate_per_second"),
         ({"rate_per_second": "1"}, "/rate_per_second"),
@@ -167,6 +170,21 @@ def test_what_an_endpoint_cannot_have_is_refused_where_it_stands(
     assert (problem["status"], problem["errors"][0]["pointer"]) == (422, pointer)
     assert "zq7marker" not in str(problem)
     assert database.rows()["app.endpoint"] == 0
+
+
+def test_the_longest_url_is_kept_as_it_will_be_called(api: TestClient) -> None:
+    assert create(api, url="https://example.org?" + "a" * 2027)["url"] == "https://example.org/?" + "a" * 2027
+
+
+def test_what_only_the_actors_refuse_is_the_callers_to_mend(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for refusal in (webhooks.AddressRefused, webhooks.EventTypeRefused, webhooks.HeaderRefused):
+
+        def refuse(*_: Any, refusal: type[Exception] = refusal, **__: Any) -> None:
+            raise refusal("it is too long")
+
+        monkeypatch.setattr(webhooks, "create_endpoint", refuse)
+        problem = problem_of(api.post("/v1/endpoints", json={"url": URL, "event_types": ["*"]}))
+        assert (problem["status"], problem["detail"]) == (422, "it is too long.")
 
 
 def test_a_disabled_endpoint_says_since_when_it_missed_events_until_its_owner_takes_that_back(api: TestClient) -> None:
