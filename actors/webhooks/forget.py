@@ -7,7 +7,8 @@ from sqlalchemy import delete, select
 
 from actors.database import driver_connection, ledger
 from actors.tables import Delivery, Endpoint
-from outbox import current_run, enqueue
+from actors.webhooks.lanes import key_of
+from outbox import current_run, enqueue, free_lane
 
 __all__ = ["forget_endpoint"]
 
@@ -32,3 +33,4 @@ def forget_endpoint(endpoint_id: str) -> None:
         enqueue(session, forget_endpoint.message(endpoint_id))
     else:
         session.execute(delete(Endpoint).where(Endpoint.id == UUID(endpoint_id)), execution_options=quietly)
+        free_lane(session, key_of(UUID(endpoint_id)))

@@ -178,13 +178,14 @@ def _forgive(endpoint: Endpoint, replay: Replay) -> None:
     """What the endpoint missed begins where this ended, or is nothing, if this was about all of it."""
     if endpoint.missed_since is None or replay.event_types is not None or replay.which == "failed":
         return
+    if endpoint.updated_at > replay.created_at:
+        # It may have been disabled and enabled again: then what this enqueued, however old, ended as missed.
+        return
     if (
         replay.since <= max(endpoint.missed_since, replay.created_at - _retention())
         and endpoint.missed_since < replay.until
     ):
-        # A change since the replay was made may be that it was disabled, and enabled again.
-        nothing = replay.until == replay.created_at and endpoint.updated_at <= replay.created_at
-        endpoint.missed_since = None if nothing else replay.until
+        endpoint.missed_since = None if replay.until == replay.created_at else replay.until
 
 
 def _retention() -> timedelta:

@@ -12,12 +12,13 @@ import pytest
 from actor_bench import Bench
 from awaiting import await_that
 from sqlalchemy import select, text, update
+from webhook_bench import held
 
 from actors import webhooks
 from actors.tables import Delivery, DeliveryAttempt, Endpoint, EndpointHealth, EndpointSecret, Payload, Replay
 from actors.webhooks import forget, replay
 from actors.webhooks.lanes import key_of
-from outbox import Permanent, Snooze, Task, enqueue
+from outbox import Permanent, Snooze, Task, enqueue, hold_lane
 
 pytestmark = pytest.mark.usefixtures("configured")
 AT = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -425,12 +426,17 @@ class TestWhatWasMissed:
         shop.run(shop.start())
         assert shop.endpoint().missed_since is None
 
-    def test_a_change_meanwhile_may_have_been_another_gap(self, shop: Shop) -> None:
-        shop.change(missed_since=datetime.now(UTC) - timedelta(hours=1))
+    def test_what_a_replay_enqueued_may_have_been_missed_again_in_another_gap(self, shop: Shop) -> None:
+        events = shop.missed(4)
+        shop.change(missed_since=(since := datetime.now(UTC) - timedelta(hours=1)))
         replay_id = shop.start()
-        shop.change(updated_at=datetime.now(UTC) + timedelta(seconds=1))
-        done = shop.run(replay_id)
-        assert shop.endpoint().missed_since == done.until
+        shop.page(replay_id)
+        for enabled in (False, True):
+            with shop.bench.session() as session, session.begin():
+                webhooks.change_endpoint(session, session.get_one(Endpoint, shop.endpoint_id), enabled=enabled)
+        assert shop.run(replay_id).status == "done"
+        assert shop.counts(events) == [1] * 4
+        assert shop.endpoint().missed_since == since
 
 
 class TestForgetting:
@@ -478,6 +484,12 @@ class TestForgetting:
             cancelled = session.execute(text("select id, reason from outbox.history where state = 'cancelled'")).all()
         assert set(cancelled) == {(each, "the endpoint was deleted") for each in gone}
         assert len(shop.bench.tasks("deliver_webhook")) == 1
+
+    def test_its_lane_is_forgotten_too(self, shop: Shop, forgotten: Callable[[], int]) -> None:
+        with shop.bench.session() as session, session.begin():
+            hold_lane(session, key_of(shop.endpoint_id), until=timedelta(), places=1)
+        forgotten()
+        assert held(shop.bench) == []
 
     def test_it_may_be_asked_for_twice(self, shop: Shop, forgotten: Callable[[], int]) -> None:
         shop.publish()
