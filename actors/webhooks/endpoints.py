@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from actors import outside
 from actors.tables import Endpoint, EndpointSecret
 from actors.webhooks import headers as custom_headers
-from actors.webhooks import health
+from actors.webhooks import health, rate
 from actors.webhooks.address import parse
 from actors.webhooks.event_types import check_patterns
 from actors.webhooks.outcomes import Policy
@@ -89,22 +89,26 @@ def change_endpoint(session: Session, endpoint: Endpoint, **changes: Unpack[Chan
     """
     checked = _checked(endpoint.id, changes)
     moved = checked.get("url", endpoint.url) != endpoint.url
+    paced = checked.get("rate_per_second", endpoint.rate_per_second) != endpoint.rate_per_second
     for column, value in checked.items():
         setattr(endpoint, column, value)
-    if "missed_since" in changes:
-        endpoint.missed_since = None
     if changes.get("enabled") is True:
         enable(endpoint)
     elif changes.get("enabled") is False:
         disable(endpoint, reason="disabled by its owner")
+    if "missed_since" in changes:
+        endpoint.missed_since = None
     if moved or "enabled" in changes:
         health.forget(session, endpoint.id)
+    if moved or paced or "enabled" in changes:
+        rate.begin_anew(session, endpoint.id)
     endpoint.updated_at = func.clock_timestamp()
 
 
 def enable(endpoint: Endpoint) -> None:
-    """Deliver to it again. Since when it missed everything stays known."""
-    endpoint.missed_since = endpoint.missed_since or endpoint.disabled_at
+    """Deliver to it again. Since when it missed something stays known: the earlier of the two times."""
+    known = [at for at in (endpoint.missed_since, endpoint.disabled_at) if at is not None]
+    endpoint.missed_since = min(known, default=None)
     endpoint.enabled, endpoint.disabled_at, endpoint.disabled_reason = True, None, None
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import bindparam, false, func, select
+from sqlalchemy import bindparam, case, false, func, select
 
 from actors import outside
 from actors.database import transaction
@@ -63,7 +63,7 @@ _COLUMNS = (
     Endpoint.other_4xx,
     Endpoint.rate_per_second,
     endpoints.VALID_SECRETS.label("sealed"),
-    (Delivery.slot_at - _NOW).label("slot"),
+    case((Delivery.slot_at < EndpointHealth.next_at, Delivery.slot_at - _NOW)).label("slot"),  # else its pace changed
     (EndpointHealth.probe_at - _NOW).label("probe"),
     (func.coalesce(EndpointHealth.failures, 0) > 0).label("troubled"),
     func.coalesce(EndpointHealth.failing_since <= _NOW - health.PATIENCE, false()).label("ailing"),

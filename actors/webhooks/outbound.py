@@ -118,7 +118,7 @@ def _takes_its_turn(letter: Letter) -> bool:
             with transaction() as session:
                 wait = rate.reserve(session, letter.endpoint_id, letter.delivery_id, per_second=letter.rate_per_second)
         if wait > timedelta():
-            raise Snooze(wait, "the endpoint's rate: waits for its slot")
+            raise Snooze(min(wait, rate.LONGEST_WAIT), "the endpoint's rate: waits for its slot")
     if letter.probe is None:
         return False
     deadline = outside.settings().webhook_deadline

@@ -8,6 +8,8 @@ from sqlalchemy.orm import Session
 
 #: A slot that is over for longer counts no more: what was held up elsewhere does not come all at once.
 LATE = timedelta(seconds=5)
+#: For so long a delivery waits until it looks again whether its slot still stands.
+LONGEST_WAIT = timedelta(minutes=15)
 
 
 def reserve(session: Session, endpoint_id: UUID, delivery_id: UUID, *, per_second: float) -> timedelta:
@@ -20,6 +22,17 @@ def reserve(session: Session, endpoint_id: UUID, delivery_id: UUID, *, per_secon
     wait: timedelta | None = session.execute(_RESERVE, named).scalar_one_or_none()
     return wait or timedelta()  # without a row: it was deleted meanwhile
 
+
+def begin_anew(session: Session, endpoint_id: UUID) -> None:
+    """Its pace has changed, or who it is: the slots that were reserved count no more."""
+    session.execute(_RESET, {"endpoint_id": endpoint_id})
+
+
+_RESET = text("""
+update app.endpoint_health
+set next_at = null
+where endpoint_id = :endpoint_id and next_at is not null
+""")
 
 _RESERVE = text("""
 with taken as (

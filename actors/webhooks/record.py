@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import exists, func, insert, literal, or_, select, update
+from sqlalchemy import exists, func, insert, literal, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from actors.database import ledger
@@ -40,7 +40,7 @@ def record(
     changed = (
         update(Delivery)
         .where(Delivery.id == delivery_id)
-        .where(isinstance(outcome, Delivered) or Delivery.status != "delivered")
+        .where(true() if isinstance(outcome, Delivered) else Delivery.status != "delivered")
         .values(
             status=status,
             attempts=Delivery.attempts + 1,

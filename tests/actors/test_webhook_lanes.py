@@ -73,6 +73,37 @@ class TestRate:
             assert wait_of(bench, ids[1]) > timedelta(seconds=20)
             assert far.connections == 1
 
+    @pytest.mark.parametrize(
+        "changes",
+        [{"rate_per_second": 500.0}, {"url": "https://other.example.com/"}, {"enabled": True}],
+        ids=["rate", "url", "enabled"],
+    )
+    def test_slots_that_were_reserved_at_another_pace_count_no_more(
+        self, bench: Bench, changes: dict[str, object]
+    ) -> None:
+        with endpoint(answering(status(200))) as far:
+            made, _ = create(bench, far, rate_per_second=0.02)
+            ids = [fan_out(bench)[0] for _ in range(3)]
+            bench.perform(ids[0])
+            for each in ids[1:]:
+                wait_of(bench, each)
+            with bench.session() as session, session.begin():
+                webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), **changes)  # type: ignore[arg-type]
+            change(bench, "update app.endpoint set url = :url", url=f"http://127.0.0.1:{far.port}/")
+            bench.perform(ids[2])
+            assert far.connections == 2
+
+    def test_whoever_waits_long_looks_again_whether_its_slot_still_stands(self, bench: Bench) -> None:
+        with endpoint(answering(status(200))) as far:
+            create(bench, far, rate_per_second=0.01)
+            bench.perform(fan_out(bench)[0])
+            delivery_id = fan_out(bench)[0]
+            change(bench, "update app.endpoint_health set next_at = clock_timestamp() + interval '9 hours'")
+            assert wait_of(bench, delivery_id) == timedelta(minutes=15)
+            slot = stored(bench, delivery_id).slot_at
+            wait_of(bench, delivery_id)
+            assert stored(bench, delivery_id).slot_at == slot
+
     def test_each_attempt_takes_a_slot_of_its_own(self, bench: Bench) -> None:
         with endpoint(answering(status(500))) as far:
             create(bench, far, rate_per_second=0.02)

@@ -185,6 +185,24 @@ class TestEndpoints:
             webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), missed_since=None)
         assert endpoint_of(bench, made.id).missed_since is None
 
+    def test_of_two_times_since_when_it_missed_something_the_earlier_stays(self, bench: Bench) -> None:
+        """An event that was being published when it was disabled is later than that."""
+        made, _ = create(bench)
+        for changes in ({"enabled": False}, {"enabled": True}):
+            before = endpoint_of(bench, made.id).disabled_at
+            with bench.session() as session, session.begin():
+                found = session.get_one(Endpoint, made.id)
+                if before is not None:
+                    found.missed_since = before + timedelta(seconds=1)
+                webhooks.change_endpoint(session, found, **changes)  # type: ignore[arg-type]
+        assert endpoint_of(bench, made.id).missed_since == before
+        with bench.session() as session, session.begin():
+            webhooks.change_endpoint(session, session.get_one(Endpoint, made.id), enabled=False)
+        with bench.session() as session, session.begin():
+            found = session.get_one(Endpoint, made.id)
+            webhooks.change_endpoint(session, found, enabled=True, missed_since=None)
+        assert endpoint_of(bench, made.id).missed_since is None
+
     def test_disabling_keeps_reason_and_time_and_enabling_clears_them(self, bench: Bench) -> None:
         made, _ = create(bench)
         with bench.session() as session, session.begin():
