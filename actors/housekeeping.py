@@ -17,6 +17,7 @@ from actors import outside
 from actors.database import ledger, transaction
 from actors.mail.records import close_ended
 from actors.tables import Delivery, EndpointSecret, Mail, MailEvent, Payload, Receipt, Replay, Suppression
+from actors.webhooks.record import close_abandoned
 from outbox import OutboxBroker, Task, purge
 from outbox.logs import get_logger
 from outbox.models import dead, history
@@ -57,7 +58,7 @@ def purge_outbox() -> None:
 )
 def purge_sent() -> None:
     """Mails and what was told of them, deliveries with their attempts, their bodies, replays, receipts, each after its own
-    time; and secrets and suppressions that have expired. Mails whose tasks died or expired say so."""
+    time; and secrets and suppressions that have expired. Mails and deliveries whose tasks died or expired say so."""
     now, kept = datetime.now(UTC), outside.settings()
     receipts, mails = now - timedelta(days=kept.receipt_days), now - timedelta(days=kept.mail_days)
     webhooks = now - timedelta(days=kept.webhook_days)
@@ -79,6 +80,8 @@ def purge_sent() -> None:
     log.info("purged", **gone)
     with transaction() as session:
         log.info("mails closed", **close_ended(session))
+    with transaction() as session:
+        log.info("deliveries closed", failed=close_abandoned(session))
 
 
 def _ended(task_id: InstrumentedAttribute[Any]) -> ColumnElement[bool]:

@@ -286,8 +286,9 @@ class Delivery(Base):
         ),
         CheckConstraint("(status = 'delivered') = (delivered_at is not null)", name="delivery_has_its_time"),
         Index("delivery_endpoint", "endpoint_id", "created_at"),
-        Index("delivery_event", "event_id"),
+        Index("delivery_event", "event_id", "endpoint_id"),
         Index("delivery_log", "endpoint_id", "id"),
+        Index("delivery_open", "endpoint_id", "id", postgresql_where=text("status <> 'delivered'")),
     )
 
 

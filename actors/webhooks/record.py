@@ -82,6 +82,19 @@ def close(session: Session, delivery_id: UUID, *, status: str, reason: str) -> N
     )
 
 
+def close_abandoned(session: Session) -> int:
+    """What waits for an attempt that no task will make, for it was cancelled or died, has failed. Answers how many."""
+    abandoned = (
+        update(Delivery)
+        .where(Delivery.status != "delivered", Delivery.status.in_(("queued", "failing")))  # the first: of the index
+        .where(~exists().where(Task.id == Delivery.id))
+        .values(status="failed", reason="its task ended without a further attempt: it was cancelled, or died")
+        .returning(Delivery.id)
+    )
+    options = {"synchronize_session": False, "schema_translate_map": {"outbox": ledger().schema}}
+    return len(session.scalars(abandoned, execution_options=options).all())
+
+
 def _note_missed(session: Session, delivery_id: UUID) -> None:
     """What waited for an endpoint when it was disabled is older than that: a replay must begin with it."""
     of_it = select(Delivery.endpoint_id, Payload.created_at).join(Delivery.payload).where(Delivery.id == delivery_id)

@@ -34,7 +34,10 @@ def downgrade() -> None:
     for table in ("replay", "delivery_attempt", "endpoint_health"):
         op.drop_table(table, schema="app")
     op.execute("update app.delivery set status = 'failing' where status in ('failed', 'missed')")
-    op.drop_index("delivery_log", "delivery", schema="app")
+    op.drop_index("delivery_event", "delivery", schema="app")
+    op.create_index("delivery_event", "delivery", ["event_id"], schema="app")
+    for index in ("delivery_open", "delivery_log"):
+        op.drop_index(index, "delivery", schema="app")
     op.drop_constraint("delivery_status", "delivery", schema="app")
     op.create_check_constraint(
         "delivery_status", "delivery", "status in ('queued', 'delivered', 'failing', 'refused')", schema="app"
@@ -91,6 +94,10 @@ def _widen_delivery() -> None:
         schema="app",
     )
     op.create_index("delivery_log", "delivery", ["endpoint_id", "id"], schema="app")
+    undelivered = sa.text("status <> 'delivered'")
+    op.create_index("delivery_open", "delivery", ["endpoint_id", "id"], schema="app", postgresql_where=undelivered)
+    op.drop_index("delivery_event", "delivery", schema="app")
+    op.create_index("delivery_event", "delivery", ["event_id", "endpoint_id"], schema="app")
 
 
 def _create_endpoint_health() -> None:

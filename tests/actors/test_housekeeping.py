@@ -265,6 +265,37 @@ class TestDeliveries:
             needed = {row.event_id for row in session.query(Delivery)}
         assert house.ids(Payload, "event_id") == needed | {young}
 
+    def test_one_whose_task_ended_without_a_word_has_failed(self, house: House) -> None:
+        endpoint, ids = house.endpoint(), {}
+        for task in ("unfinished", "dead", "cancelled", "purged"):
+            for status in ("queued", "failing", "refused", "missed", "delivered"):
+                ids[house.delivery(endpoint, 1, task)] = (task, status)
+        with house.begin() as session, session.begin():
+            for id, (_, status) in ids.items():
+                delivered_at = ago(1) if status == "delivered" else None
+                changed = update(Delivery).where(Delivery.id == id)
+                session.execute(changed.values(status=status, delivered_at=delivered_at))
+        housekeeping.purge_sent.fn()
+        with house.begin() as session:
+            rows = {row.id: row for row in session.query(Delivery)}
+        for id, (task, status) in ids.items():
+            closed = task != "unfinished" and status in {"queued", "failing"}
+            assert rows[id].status == ("failed" if closed else status), (task, status)
+            assert (rows[id].reason is not None) == closed, (task, status)
+
+    def test_what_did_not_arrive_is_found_by_an_index_of_its_own(self, house: House) -> None:
+        queries = {
+            "delivery_open": "endpoint_id = :id and status in ('failing') order by id desc limit 51",
+            "delivery_event": "event_id in (:id, :other) and endpoint_id = :id",
+        }
+        with house.begin() as session:
+            for setting in ("enable_seqscan", "enable_bitmapscan"):
+                session.execute(text(f"set local {setting} = off"))
+            for index, which in queries.items():
+                query = text(f"explain select id from app.delivery where {which}")
+                plan = session.scalars(query, {"id": uuid7(), "other": uuid7()}).all()
+                assert index in "".join(plan), plan
+
     def test_secrets_that_expired_go(self, house: House) -> None:
         endpoint = house.endpoint()
         house.secret(endpoint, ago(0.01))
