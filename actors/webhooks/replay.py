@@ -78,6 +78,7 @@ def abort_replay(replay: Replay, *, reason: str) -> None:
 def replay_page(replay_id: str) -> None:
     """One page; the next one is a task of its own, which exists if and only if this one is done."""
     session = current_run().session()
+    total = _counted(session, UUID(replay_id))
     endpoint = session.scalars(_locked_endpoint(UUID(replay_id))).one_or_none()
     replay = session.get(Replay, UUID(replay_id), with_for_update=True)
     if endpoint is None or replay is None or replay.status != "running":
@@ -87,7 +88,8 @@ def replay_page(replay_id: str) -> None:
         return
     _wait_for_room(session, endpoint)
     if replay.total is None:
-        _begin(session, replay)
+        _check_settled(session, replay)
+        replay.total = total
     page = session.execute(_page_of(replay)).all()
     replay.seen += len(page)
     replay.enqueued += len(resend(session, endpoint, _matching(page, endpoint, replay), which=_which(replay)))
@@ -121,14 +123,21 @@ def _wait_for_room(session: Session, endpoint: Endpoint) -> None:
         raise _not_now("many deliveries to the endpoint are unfinished")
 
 
-def _begin(session: Session, replay: Replay) -> None:
+def _counted(session: Session, replay_id: UUID) -> int | None:
+    """How many events it will see, for its first page. Nobody waits meanwhile: nothing is locked yet."""
+    replay = session.get(Replay, replay_id)
+    if replay is None or replay.total is not None:
+        return None
+    return session.scalars(select(func.count()).select_from(_walk(replay).subquery())).one()
+
+
+def _check_settled(session: Session, replay: Replay) -> None:
     """Every event that was being published when the replay was made must be seen, or known to be rolled back."""
     settled = text(
         "select age(xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid) from app.replay where id = :id"
     )
     if not session.execute(settled, {"id": replay.id}).scalar_one():
         raise _not_now("a transaction older than the replay is open")
-    replay.total = session.scalars(select(func.count()).select_from(_walk(replay).subquery())).one()
 
 
 def _not_now(why: str) -> Snooze:
