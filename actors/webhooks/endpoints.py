@@ -118,13 +118,13 @@ def disable(endpoint: Endpoint, *, reason: str) -> None:
         endpoint.enabled, endpoint.disabled_at, endpoint.disabled_reason = False, func.clock_timestamp(), reason
 
 
-def disable_by_id(session: Session, endpoint_id: UUID, *, reason: str) -> Endpoint | None:
-    """As `disable`. None if somebody else did it before."""
+def disable_by_id(session: Session, endpoint_id: UUID, *, url: str, reason: str) -> Endpoint | None:
+    """As `disable`. None if somebody else did it before, or it is not at this URL any more."""
     now = func.clock_timestamp()
     disabled = (
         update(Endpoint)
         .where(Endpoint.id == endpoint_id)
-        .where(Endpoint.enabled)
+        .where(Endpoint.enabled, Endpoint.url == url, Endpoint.deleted_at.is_(None))
         .values(enabled=False, disabled_at=now, disabled_reason=reason, updated_at=now)
         .returning(Endpoint)
     )

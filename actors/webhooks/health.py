@@ -32,15 +32,24 @@ def note_success(session: Session, endpoint_id: UUID) -> None:
 
 
 def note_failure(
-    session: Session, endpoint_id: UUID, outcome: Retry | Refused, *, slow: bool, probing: bool, draw: random.Random
+    session: Session,
+    endpoint_id: UUID,
+    outcome: Retry | Refused,
+    *,
+    url: str,
+    slow: bool,
+    probing: bool,
+    draw: random.Random,
 ) -> bool:
     """One more failure in a row. Answers whether our patience is at an end. Before the delivery's row is changed.
 
-    `slow`: it held up a thread. `probing`: the circuit was open for all others.
+    `url`: the one that failed; of an endpoint that has moved since, or is deleted, it says nothing. `slow`: it held up a
+    thread. `probing`: the circuit was open for all others.
     """
-    row = session.execute(_COUNT, {"endpoint_id": endpoint_id, "patience": PATIENCE}).one_or_none()
-    if row is None:  # it was deleted meanwhile
+    row = session.execute(_COUNT, {"endpoint_id": endpoint_id, "url": url, "patience": PATIENCE}).one_or_none()
+    if row is None:
         return False
+    probing = probing and row.probe_at is not None  # else somebody has closed it meanwhile
     if isinstance(outcome, Refused):
         if probing:  # it is awake: the circuit closes
             _close(session, endpoint_id)
@@ -89,7 +98,7 @@ _COUNT = text("""
 insert into app.endpoint_health as h (endpoint_id, failing_since, failures)
 select id, clock_timestamp(), 1
 from app.endpoint
-where id = :endpoint_id
+where id = :endpoint_id and url = :url and deleted_at is null
 on conflict (endpoint_id) do update
 set failures = h.failures + 1, failing_since = coalesce(h.failing_since, clock_timestamp())
 returning failures, probe_at, failing_since <= clock_timestamp() - :patience as too_long

@@ -16,12 +16,13 @@ DISABLED_EVENT = "webhook.endpoint_disabled"
 log = get_logger("actors.webhooks")
 
 
-def disable(session: Session, endpoint_id: UUID, *, reason: str) -> bool:
-    """Deliver nothing more to it, and tell of it in the same transaction: once, however many find it out together.
+def disable(session: Session, endpoint_id: UUID, *, url: str, reason: str) -> bool:
+    """Deliver nothing more to it, and tell of it in the same transaction: once, however many find it out together. Not
+    if it has moved from `url` meanwhile.
 
     Call it before the delivery's row is changed: that is the order in which a deletion locks.
     """
-    endpoint = endpoints.disable_by_id(session, endpoint_id, reason=reason)
+    endpoint = endpoints.disable_by_id(session, endpoint_id, url=url, reason=reason)
     if endpoint is None:
         return False
     log.warning("endpoint disabled", endpoint_id=str(endpoint_id), reason=reason)

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 
 from actors import outside
 from actors.database import transaction
+from actors.secrets import SecretKeyMissing, Unreadable
 from actors.tables import Delivery, Endpoint, Payload
 from actors.webhooks import endpoints, health, notices, rate
 from actors.webhooks.delivery import Answered, Unreachable
@@ -23,9 +24,14 @@ from actors.webhooks.letter import Letter, opened
 from actors.webhooks.outcomes import Delivered, Gone, Refused, Retry, judge
 from actors.webhooks.record import is_overtaken, record
 from actors.webhooks.schedule import next_wait
+from actors.webhooks.wire import Exhausted
 from outbox import Permanent, Snooze, Task, current_run, enqueue
 
 TEST_EVENT = "webhook.test"
+
+#: What says nothing about the endpoint, and uses up no attempt: there was none.
+_OUR_TROUBLE = (SecretKeyMissing, Unreadable, Exhausted)
+_UNTIL_MENDED = timedelta(minutes=1)
 
 _draw = random.Random()  # noqa: S311  a jitter is no secret
 
@@ -94,11 +100,14 @@ def _goes_on(failures: int, error: BaseException) -> bool:
 )
 def deliver_webhook(delivery_id: str) -> None:
     """One signed POST to one endpoint. What came of it is kept with the delivery, whatever it was."""
-    letter = opened(UUID(delivery_id))
-    if letter is None:
-        return
-    probing = _takes_its_turn(letter)
-    answer = outside.courier().post(letter.url, headers=letter.signed(at=datetime.now(UTC)), body=letter.body)
+    try:
+        letter = opened(UUID(delivery_id))
+        if letter is None:
+            return
+        probing = _takes_its_turn(letter)
+        answer = outside.courier().post(letter.url, headers=letter.signed(at=datetime.now(UTC)), body=letter.body)
+    except _OUR_TROUBLE as trouble:
+        raise Snooze(_UNTIL_MENDED, f"trouble of our own: {trouble}") from trouble
     outcome = judge(answer, now=datetime.now(UTC), other_4xx=letter.other_4xx)
     if not isinstance(outcome, Delivered):
         raise _failed(letter, answer, outcome, probing=probing)
@@ -153,10 +162,8 @@ def _tell_endpoint(
     slow = answer.duration >= min(health.SLOW, outside.settings().webhook_deadline / 2)
     if letter.ailing:
         endpoints.lock(session, letter.endpoint_id)
+    of_it, at = letter.endpoint_id, str(letter.url)
     if isinstance(outcome, Gone):
-        notices.disable(session, letter.endpoint_id, reason=outcome.reason)
-    elif (
-        health.note_failure(session, letter.endpoint_id, outcome, slow=slow, probing=probing, draw=_draw)
-        and letter.ailing
-    ):
-        notices.disable(session, letter.endpoint_id, reason=f"failing for more than five days: {outcome.reason}")
+        notices.disable(session, of_it, url=at, reason=outcome.reason)
+    elif health.note_failure(session, of_it, outcome, url=at, slow=slow, probing=probing, draw=_draw) and letter.ailing:
+        notices.disable(session, of_it, url=at, reason=f"failing for more than five days: {outcome.reason}")

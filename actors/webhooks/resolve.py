@@ -7,6 +7,8 @@ from datetime import timedelta
 from threading import Lock, Thread
 from typing import Protocol
 
+from actors.webhooks.wire import Exhausted
+
 _BUDGET = timedelta(seconds=5)
 # A lookup that hangs keeps its thread until the system's resolver gives up: their number must stay bounded.
 _MOST = 256
@@ -26,7 +28,8 @@ _lock = Lock()
 
 
 def system_resolver(host: str, /, *, within: timedelta) -> Sequence[str]:
-    """The answers of the operating system (`getaddrinfo`, so also /etc/hosts), at most `within` and 5 s later.
+    """The answers of the operating system (`getaddrinfo`, so also /etc/hosts), at most `within` and 5 s later; Exhausted when
+    nobody of us is free to ask.
 
     All who ask for a host at once share one lookup, so a name server that hangs costs one thread a name.
     """
@@ -38,7 +41,7 @@ def system_resolver(host: str, /, *, within: timedelta) -> Sequence[str]:
     except (OSError, UnicodeError) as error:
         raise Unresolved(f"the name lookup failed: {getattr(error, 'strerror', None) or 'bad name'}") from None
     except RuntimeError:
-        raise Unresolved("the name lookup found no free thread") from None
+        raise Exhausted("the name lookup found no free thread") from None
 
 
 def _joined(host: str) -> Future[Sequence[str]]:
@@ -47,7 +50,7 @@ def _joined(host: str) -> Future[Sequence[str]]:
         if host in _under_way:
             return _under_way[host]
         if len(_under_way) >= _MOST:
-            raise Unresolved("too many lookups hang")
+            raise Exhausted("too many lookups hang")
         lookup = _under_way[host] = Future()
     try:
         Thread(target=_look_up, args=(host, lookup), name="webhook-lookup", daemon=True).start()

@@ -5,6 +5,7 @@ likes. Here each wait gets what is left of one absolute deadline, and the number
 for the bytes on the wire, below TLS: OpenSSL would read on for as long as a server sends it session tickets.
 """
 
+import errno
 import socket
 import ssl
 import time
@@ -25,6 +26,7 @@ from actors.webhooks.guard import Address
 MAX_READ = 256 * 1024
 _CHUNK = 16 * 1024  # a full TLS record; between two chunks the deadline is looked at
 _CONNECT_LIMIT = timedelta(seconds=5)
+_EXHAUSTION = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 T = TypeVar("T")
@@ -49,6 +51,10 @@ class Interrupted(Exception):
         super().__init__(reason)
         self.phase = phase
         self.reason = reason
+
+
+class Exhausted(Exception):
+    """We ourselves are short of threads or sockets: that says nothing about the endpoint."""
 
 
 @dataclass(slots=True)
@@ -100,6 +106,8 @@ class PinnedBackend(NetworkBackend):
             try:
                 return DeadlineStream(_connected(address, port, min(share, _CONNECT_LIMIT)), self._attempt)
             except OSError as error:
+                if error.errno in _EXHAUSTION:
+                    raise Exhausted(_reason(error)) from error
                 reason = _reason(error)
         raise self._attempt.interrupted(reason)
 

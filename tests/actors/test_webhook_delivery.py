@@ -25,7 +25,7 @@ from actors.webhooks.address import parse
 from actors.webhooks.delivery import EXCERPT_OCTETS, Answered, Courier, Unreachable
 from actors.webhooks.guard import Policy
 from actors.webhooks.resolve import Unresolved, system_resolver
-from actors.webhooks.wire import Phase
+from actors.webhooks.wire import Exhausted, Phase
 
 LOOPBACK = Policy(allowed_networks=(ip_network("127.0.0.0/8"),))
 DEADLINE = timedelta(seconds=1)
@@ -391,7 +391,7 @@ class TestLookups:
         for name in ("hang1.example.com", "hang2.example.com"):
             with pytest.raises(Unresolved, match="too long"):
                 system_resolver(name, within=timedelta(milliseconds=1))
-        with pytest.raises(Unresolved, match="too many"):
+        with pytest.raises(Exhausted, match="too many"):
             system_resolver("well.example.com", within=timedelta(seconds=60))
         assert names.asked == ["hang1.example.com", "hang2.example.com"]
         names.released.set()
@@ -406,7 +406,7 @@ class TestLookups:
 
         with monkeypatch.context() as no_threads:
             no_threads.setattr(threading.Thread, "start", refuse)
-            with pytest.raises(Unresolved, match="no free thread"):
+            with pytest.raises(Exhausted, match="no free thread"):
                 system_resolver("well.example.com", within=timedelta(seconds=30))
         assert not resolve._under_way
         assert system_resolver("well.example.com", within=timedelta(seconds=30)) == ("127.0.0.1",)

@@ -198,32 +198,59 @@ class TestCircuit:
         assert health(bench, made).openings == 2
 
     def test_a_failure_that_was_under_way_before_does_not_open_it_again(self, bench: Bench) -> None:
-        with endpoint(Changing(500)) as far:
-            made, _ = create(bench, far)
-            opened: list[object] = []
+        opened: list[object] = []
+        begun = threading.Event()
 
-            def late(stream: socket.socket) -> None:
+        def late(stream: socket.socket) -> None:
+            read_request(stream)
+            if not begun.is_set():
+                begun.set()
                 fail(bench, 10)
                 opened.append(health(bench, made).probe_at)
-                answering(status(500))(stream)
+            stream.sendall(status(500))
 
-            with endpoint(late) as slow:
-                change(bench, "update app.endpoint set url = :url", url=f"http://127.0.0.1:{slow.port}/")
-                delivery_id = fan_out(bench)[0]
-                before = endpoint_of(bench, made.id).url
-
-                def perform() -> None:
-                    bench.perform(delivery_id)
-
-                assert before.endswith(f"{slow.port}/")
-                thread = threading.Thread(target=lambda: at_once([perform]))
-                thread.start()
-                while slow.connections == 0:
-                    thread.join(0.01)
-                change(bench, "update app.endpoint set url = :url", url=f"http://127.0.0.1:{far.port}/")
-                thread.join(60)
+        with endpoint(late) as far:
+            made, _ = create(bench, far)
+            fail(bench, 1)
         row = health(bench, made)
         assert (row.failures, row.openings, [row.probe_at]) == (11, 1, opened)
+
+    def test_a_probe_that_fails_when_somebody_has_closed_it_does_not_open_it_again(self, bench: Bench) -> None:
+        def close(stream: socket.socket) -> None:
+            read_request(stream)
+            change(bench, "update app.endpoint_health set failures = 0, openings = 0, probe_at = null")
+            stream.sendall(status(500))
+
+        with endpoint(Changing(500)) as far:
+            made, _ = create(bench, far)
+            fail(bench, 10)
+        let_the_pause_pass(bench)
+        with endpoint(close) as far:
+            change(bench, "update app.endpoint set url = :url", url=f"http://127.0.0.1:{far.port}/")
+            fail(bench, 1)
+        row = health(bench, made)
+        assert (row.failures, row.openings, row.probe_at) == (1, 0, None)
+
+    @pytest.mark.parametrize("code", [500, 404, 410])
+    def test_what_fails_at_the_url_before_says_nothing_of_the_new_one(self, bench: Bench, code: int) -> None:
+        def moved(stream: socket.socket) -> None:
+            read_request(stream)
+            with bench.session() as session, session.begin():
+                found = session.get_one(Endpoint, made.id)
+                webhooks.change_endpoint(session, found, url="https://other.example.com/")
+            stream.sendall(status(code))
+
+        with endpoint(Changing(500)) as far:
+            made, _ = create(bench, far)
+            fail(bench, 10)
+        let_the_pause_pass(bench)
+        with endpoint(moved) as far:
+            change(bench, "update app.endpoint set url = :url", url=f"http://127.0.0.1:{far.port}/")
+            (failed,) = fail(bench, 1)
+        row = health(bench, made)
+        assert (row.failures, row.openings, row.probe_at, held(bench)) == (0, 0, None, [])
+        assert endpoint_of(bench, made.id).enabled
+        assert stored(bench, failed).status_code == code
 
     def test_a_test_event_tries_an_open_circuit_at_once(self, bench: Bench) -> None:
         receiver = Changing(500)

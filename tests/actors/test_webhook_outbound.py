@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -20,13 +22,13 @@ from webhook_bench import AT, attempts, create, endpoint_of, fan_out, health_of,
 from actors import webhooks
 from actors.secrets import SecretKeyMissing, Unreadable
 from actors.tables import Delivery, Endpoint, EndpointSecret, Payload
-from actors.webhooks import endpoints
+from actors.webhooks import endpoints, wire
 from actors.webhooks.delivery import Unreachable
 from actors.webhooks.outbound import DeliveryFailed
 from actors.webhooks.outcomes import Retry
 from actors.webhooks.record import record
 from actors.webhooks.wire import Phase
-from outbox import Permanent
+from outbox import Permanent, Snooze
 
 pytestmark = pytest.mark.usefixtures("configured")
 Configure = Callable[..., None]
@@ -361,6 +363,34 @@ class TestDelivery:
                     bench.perform(delivery_id, attempt=attempt)
         assert len({headers_of(request)["webhook-id"] for request in seen}) == 1
         assert len({request.partition(b"\r\n\r\n")[2] for request in seen}) == 1
+
+    @pytest.mark.parametrize("key", ["", "another key, of 32 characters ok"], ids=["none", "another"])
+    def test_a_wrong_secret_key_uses_up_no_attempt(self, bench: Bench, configured: Configure, key: str) -> None:
+        with endpoint(answering(status(200))) as far:
+            made, _ = create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            configured(SECRET_KEY=key)
+            with pytest.raises(Snooze, match=r"trouble of our own: .*SECRET_KEY"):
+                bench.perform(delivery_id)
+            assert far.connections == 0
+        assert (stored(bench, delivery_id).status, stored(bench, delivery_id).attempts) == ("queued", 0)
+        assert health_of(bench, made.id) is None
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+    def test_a_worker_without_a_free_socket_is_no_failure_of_the_endpoint(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        def short_of_it(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with endpoint(answering(status(200))) as far:
+            made, _ = create(bench, far)
+            (delivery_id,) = fan_out(bench)
+            monkeypatch.setattr(wire, "_connected", short_of_it)
+            with pytest.raises(Snooze, match="trouble of our own"):
+                bench.perform(delivery_id)
+        assert stored(bench, delivery_id).attempts == 0
+        assert health_of(bench, made.id) is None
 
     def test_each_attempt_has_a_line_of_its_own(self, bench: Bench) -> None:
         answers = [status(503, body=b"later"), status(200, body=b"thanks")]
