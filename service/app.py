@@ -96,6 +96,8 @@ def check_surroundings() -> None:
     outside.return_path()
     outside.public_url()
     outside.policy()
+    outside.transport()
+    outside.domain_limits()
 
 
 @asynccontextmanager

@@ -107,6 +107,7 @@ class Surroundings:
             "SMTP_URL": self.smtp_url,
             "MAIL_FROM": "demo@example.com",
             "PUBLIC_URL": self.api_url,
+            "MAIL_UNCERTAIN_WAIT": "3",  # whoever kills a worker in the middle of a mail wants to see what follows
             "SECRET_KEY": self.secret_key,
             "SERVICE_BOOTSTRAP_API_KEY": self.api_key,
             "WEBHOOK_ALLOWED_NETWORKS": "127.0.0.0/8,::1/128",

@@ -166,7 +166,7 @@ def payload(api: TestClient, database: Database, name: str) -> bytes:
     if name == "webhook.endpoint_disabled":
         other = api.post("/v1/endpoints", json={**wanted, "event_types": ["a"]}).json()
         with Session(engine_for(Settings(database_url=database.url))) as session, session.begin():
-            assert notices.disable(session, UUID(other["endpoint_id"]), reason=GONE)
+            assert notices.disable(session, UUID(other["endpoint_id"]), url=other["url"], reason=GONE)
         return bytes(database.one("select body from app.payload")["body"])
     if name == "order.placed":
         answer = api.post("/v1/orders", json=examples.REQUESTS["place_order"][0].value)
