@@ -8,9 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import standardwebhooks
 from actor_bench import Bench
+from awaiting import await_that
 from far_http import answering, endpoint, headers_of, read_request, status
 from far_smtp import mailroom
 from sqlalchemy import select, text
@@ -64,11 +65,8 @@ def start(
         print(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
+#: Whole processes start in between.
+wait_until = partial(await_that, timeout=timedelta(seconds=60))
 
 
 def states(bench: Bench) -> dict[UUID, str]:

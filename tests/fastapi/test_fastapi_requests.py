@@ -255,6 +255,7 @@ def test_concurrent_requests_do_not_mix_their_sessions(outbox: Outbox, broker: O
         meeting.wait()
         tasks.add_task(remind, email)
         remind.send(email)
+        meeting.wait()
         if "bad" in email:
             raise HTTPException(400)
 
@@ -268,7 +269,7 @@ def test_concurrent_requests_do_not_mix_their_sessions(outbox: Outbox, broker: O
         await asyncio.to_thread(meeting.wait)
         tasks.add_task(remind, email)
         remind.send(email)
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(meeting.wait)
         if "bad" in email:
             raise HTTPException(400)
 

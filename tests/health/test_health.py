@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 
 import pytest
+from awaiting import await_that
 from prometheus_client import Counter
 
 from outbox.errors import ConfigurationError
@@ -101,7 +102,7 @@ def test_a_crowd_of_silent_callers_takes_no_more_than_its_share_of_threads(me: S
     finally:
         for each in crowd:
             each.close()
-    assert _comes_true(lambda: _answers(me)), "once the crowd is gone, requests are answered again"
+    await_that(lambda: _answers(me))  # once the crowd is gone
 
 
 def test_a_slow_check_delays_neither_other_requests_nor_the_end() -> None:
@@ -151,12 +152,3 @@ def _answers(me: Self) -> bool:
         return me.get("/livez")[0] == 200
     except OSError:
         return False
-
-
-def _comes_true(condition: object, *, seconds: float = 8) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False

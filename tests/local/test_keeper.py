@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from awaiting import await_that
 
 from deploy.local.child import Child, Command
 from deploy.local.keeper import Keeper, Launchable
@@ -101,10 +101,9 @@ def _keeper(kept: Launchable) -> Keeper:
     return Keeper("kept", kept, tell=print)
 
 
-def _tend_until(keeper: Keeper, reached: object) -> None:
-    assert callable(reached)
-    deadline = time.monotonic() + 40
-    while not reached():
-        assert time.monotonic() < deadline
+def _tend_until(keeper: Keeper, reached: Callable[[], bool]) -> None:
+    def reached_by_tending() -> bool:
         keeper.tend()
-        time.sleep(0.01)
+        return reached()
+
+    await_that(reached_by_tending, timedelta(seconds=40))

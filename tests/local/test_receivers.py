@@ -6,7 +6,6 @@ import json
 import os
 import smtplib
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from awaiting import await_that
 
 from deploy.local.child import Child, Command
 from deploy.local.place import ROOT
@@ -50,13 +50,11 @@ def receivers(tmp_path: Path) -> Iterator[Receivers]:
     }
     child = Child("receivers", pids=tmp_path, logs=tmp_path)
     child.spawn(Command([sys.executable, "-m", "deploy.local", "receivers"], environment, directory=ROOT))
-    while not (is_listening(smtp_port) and is_listening(http_port)):
-        assert child.running, child.last_words()
-        time.sleep(0.02)
+    await_that(lambda: not child.running or (is_listening(smtp_port) and is_listening(http_port)))
+    assert child.running, child.last_words()
     yield Receivers(smtp_port, http_port, tmp_path / "mail", tmp_path / "webhooks.jsonl")
     child.terminate()
-    while child.running:
-        time.sleep(0.02)
+    await_that(lambda: not child.running)
     assert child.exit_code == 0, child.last_words()
 
 

@@ -112,8 +112,7 @@ def test_a_child_that_ignores_sigterm_is_killed_and_leaves_no_pid_file(tmp_path:
     child = Child("deaf", pids=tmp_path, logs=tmp_path)
     script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     child.spawn(Command([sys.executable, "-c", script], dict(os.environ)))
-    while "deaf" not in child.last_words():
-        assert child.running
+    await_that(lambda: "deaf" in child.last_words())
     child.stop(within=timedelta(seconds=0.2))
     assert not child.running
     assert not child.pid_file.exists()

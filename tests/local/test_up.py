@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from awaiting import await_that
 
 from deploy.local.child import is_alive
 from deploy.local.place import ROOT
@@ -70,15 +71,14 @@ class Up:
         env = self.env()
         return [int(env[name].rsplit(":")[-1].split("/")[0]) for name in ("API_URL", "SMTP_URL", "DATABASE_URL")]
 
-    def until(self, reached: Callable[[], bool], what: str, *, seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not reached():
-            assert self.supervisor
-            assert self.supervisor.poll() is None, (self.directory / "out").read_text()
-            assert time.monotonic() < deadline, (
-                f"not within {seconds} s: {what}\n{(self.directory / 'out').read_text()}"
-            )
-            time.sleep(0.05)
+    def until(self, reached: Callable[[], bool], what: str) -> None:
+        assert self.supervisor
+        supervisor = self.supervisor
+        try:
+            await_that(lambda: supervisor.poll() is not None or reached(), timedelta(seconds=90))
+        except AssertionError as error:
+            raise AssertionError(f"{what}: {error}\n{(self.directory / 'out').read_text()}") from None
+        assert supervisor.poll() is None, (self.directory / "out").read_text()
 
 
 @pytest.fixture
