@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from alembic import command
+from alembic import command, context, op
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
 __all__ = [
-    "Revisions", "VersionTable", "check", "configuration", "downgrade", "is_ours", "packaged", "revisions", "sql",
-    "upgrade", "version_table",
+    "Revisions", "VersionTable", "check", "configuration", "downgrade", "is_ours", "packaged", "revisions", "run_script",
+    "sql", "upgrade", "version_table",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -145,6 +146,16 @@ def version_table(connection: Connection, schema: str) -> VersionTable:
 def is_ours(revision: str) -> bool:
     """Whether this is a revision of the outbox's branch, also one that only a later version knows."""
     return revision.startswith(f"{BRANCH}_")
+
+
+def run_script(file: Path) -> None:
+    """For a migration: the file's SQL in `OUTBOX_SCHEMA`, otherwise as it stands. Many statements, their `%` and `:`
+    untouched, also through an application's own env.py."""
+    script = re.sub(r"\boutbox\b", Settings().schema_name, file.read_text(encoding="utf-8"))
+    if context.is_offline_mode():
+        op.get_context().impl.static_output(script)
+    else:
+        op.get_bind().exec_driver_sql(script, execution_options={"no_parameters": True})
 
 
 @contextmanager

@@ -111,17 +111,6 @@ class Ledger:
         """Whether a task of this id has ended, and is still remembered."""
         return bool(self._run(conn, IS_FINISHED, id=id)[0][0])
 
-    def enqueue_unique(self, conn: Conn, rows: str) -> list[tuple[UUID, UUID]]:
-        """Insert tasks of which some have a unique key, as `enqueue`.
-
-        Answers (id asked for, id that exists) for each; they differ where a unique key was taken. Where the task that
-        held it was not yet visible to the statement, or has started since, a second one settles the matter.
-        """
-        found = dict(conn.execute(self.enqueue_unique_sql, {"rows": rows}).fetchall())
-        while None in found.values():
-            found = dict(conn.execute(self.enqueue_rest_sql, {"rows": rows}).fetchall())
-        return list(found.items())
-
     # ------------------------------------------------------------------ relay
 
     def register_queues(self, conn: Conn) -> dict[str, tuple[int, bool]]:

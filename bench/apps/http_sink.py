@@ -5,13 +5,12 @@ It stamps the first byte of each request under its webhook-id. Below `/hang` nob
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import re
 import time
 from uuid import UUID
 
+from bench.apps.sink import run
 from bench.apps.stamp import Stamps, number_of
 
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -59,15 +58,5 @@ class Receiver(asyncio.Protocol):
             self.transport.close()
 
 
-async def serve(port: int, delay: float) -> None:
-    stamps, loop = Stamps(os.environ["BENCH_STAMPS"]), asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Receiver(stamps, delay), "127.0.0.1", port, backlog=1024)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("port", type=int)
-    parser.add_argument("--delay", type=float, default=0.0)
-    asked = parser.parse_args()
-    asyncio.run(serve(asked.port, asked.delay))
+    run(Receiver, __doc__)

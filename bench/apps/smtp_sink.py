@@ -5,13 +5,12 @@ It stamps the first byte of each mail's transaction, its MAIL command, under the
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import re
 import time
 from uuid import UUID
 
+from bench.apps.sink import run
 from bench.apps.stamp import Stamps, number_of
 
 REPLIES = {
@@ -62,15 +61,5 @@ class Receiver(asyncio.Protocol):
         asyncio.get_running_loop().call_later(self._delay, self.transport.write, b"250 2.0.0 taken\r\n")
 
 
-async def serve(port: int, delay: float) -> None:
-    stamps, loop = Stamps(os.environ["BENCH_STAMPS"]), asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Receiver(stamps, delay), "127.0.0.1", port, backlog=1024)
-    await server.serve_forever()
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("port", type=int)
-    parser.add_argument("--delay", type=float, default=0.0)
-    asked = parser.parse_args()
-    asyncio.run(serve(asked.port, asked.delay))
+    run(Receiver, __doc__)

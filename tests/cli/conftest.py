@@ -39,7 +39,8 @@ class Scene:
             {"id": str(uuid7()), "queue": "default", "actor": "act", "args": [n], "kwargs": {}, "options": {}, **row}
             for n in range(number)
         ]
-        return [existing for _, existing in self.ledger.enqueue_unique(self.conn, json.dumps(rows))]
+        found = self.conn.execute(self.ledger.enqueue_unique_sql, {"rows": json.dumps(rows)}).fetchall()
+        return [existing for _, existing in found]
 
     def scheduled(self, number: int = 1, **row: Any) -> list[UUID]:
         return self.pending(number, delay=3600, **row)
