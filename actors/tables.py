@@ -158,12 +158,13 @@ class TransportState(Base):
 
 
 class MailGate(Base):
-    """When the next mail may go to a domain that is throttled."""
+    """When the next mail may go to a domain that is throttled, and the pace that its slots were given at."""
 
     __tablename__ = "mail_gate"
 
     domain: Mapped[str] = mapped_column(primary_key=True)
     next_at: Mapped[datetime]
+    pace: Mapped[timedelta]
 
 
 class Endpoint(Base):

@@ -52,6 +52,7 @@ _MOST_BACKOFF = timedelta(hours=6)
 _TROUBLE = timedelta(seconds=5)
 _TROUBLE_MOST = timedelta(minutes=10)
 _THROTTLED_MOST = timedelta(days=5)
+_LONGEST_SLOT = timedelta(minutes=15)
 # How long a worker tries to write down that the server took a mail.
 _RECEIPT_KEPT = timedelta(minutes=1)
 
@@ -102,7 +103,7 @@ def send_mail(mail_id: str) -> None:
     elif isinstance(outcome, Sent):
         _keep_the_receipt(letter, run, outcome)
     else:
-        _settle(letter, run, _aged(outcome, letter), probe)
+        _settle(letter, run, _aged(_of_its_sender(outcome, letter), letter), probe)
 
 
 def _opened(mail_id: UUID) -> Letter:
@@ -142,17 +143,18 @@ def _ask_for_the_operators_word(letter: Letter) -> None:
 
 
 def _await_the_slot(letter: Letter) -> None:
-    """Snoozes until the mail's own slot, if its domain has a rate: at most once an attempt."""
+    """Snoozes until the mail's own slot, if its domain has a rate; looks again now and then whether that still stands."""
     domain = throttle.domain_of(letter.recipient)
     limit = outside.domain_limits().get(domain)
     if limit is None or limit.interval is None or _is_paused(letter):
         return
     left = letter.until_slot
-    if left is None:
+    if left is None or left > timedelta():
         with transaction() as session:
-            left = throttle.reserve(session, letter.id, domain, limit.interval)
+            if left is None or not throttle.stands(session, letter.id, domain, limit.interval):
+                left = throttle.reserve(session, letter.id, domain, limit.interval)
     if left > timedelta():
-        raise Snooze(left, f"{domain} takes no more mails at once")
+        raise Snooze(min(left, _LONGEST_SLOT), f"{domain} takes no more mails at once")
 
 
 def _await_the_server(letter: Letter) -> Probe | None:
@@ -199,6 +201,17 @@ def _keep_the_receipt(letter: Letter, run: Run, outcome: Sent) -> None:
             if not away or time.monotonic() > given_up:
                 raise
             time.sleep(0.5)
+
+
+def _of_its_sender(outcome: Outcome, letter: Letter) -> Outcome:
+    """A sender was fixed with the mail. Where ours has moved since, a server that refuses the old one refuses that mail,
+    and no other."""
+    reply = outcome.reply
+    if not isinstance(outcome, TransportTrouble) or reply.phase is not Phase.MAIL or (reply.code or 0) < 500:
+        return outcome
+    ours = outside.return_path() or outside.sender().address
+    theirs = parse(letter.envelope_sender or letter.sender)
+    return outcome if theirs.domain == ours.domain else Permanent(reply)
 
 
 def _aged(outcome: Outcome, letter: Letter) -> Outcome:

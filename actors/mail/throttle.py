@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from actors.mail.address import AddressRefused
 from actors.mail.address import parse as parse_address
 
-__all__ = ["DomainLimit", "domain_of", "lane", "parse", "reserve"]
+__all__ = ["DomainLimit", "domain_of", "lane", "parse", "reserve", "stands"]
 
 _LIMIT = re.compile(r"(?:(?P<count>\d{1,6}(?:\.\d{1,3})?)/(?P<unit>[smh]))?(?::(?P<concurrency>\d{1,4}))?")
 _UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1)}
@@ -60,6 +60,12 @@ def reserve(session: Session, mail_id: UUID, domain: str, interval: timedelta) -
     return left
 
 
+def stands(session: Session, mail_id: UUID, domain: str, interval: timedelta) -> bool:
+    """Whether a mail's slot still counts: those given at another pace do not, once a mail has asked at this one."""
+    found = session.execute(_STANDS, {"id": mail_id, "domain": domain, "interval": interval}).first()
+    return found is not None
+
+
 def _limit(count: str | None, unit: str | None, concurrency: str | None) -> DomainLimit:
     interval = _UNITS[unit] / float(count) if count and unit else None
     if concurrency is not None and int(concurrency) == 0:
@@ -74,13 +80,15 @@ def _advice(item: str) -> str:
     )
 
 
-# GCRA without a burst: a domain's next slot is all there is to know.
+# GCRA without a burst: a domain's next slot is all there is to know. Another pace begins anew.
 _RESERVE = text("""
 with gate as (
-    insert into app.mail_gate as g (domain, next_at)
-    values (:domain, clock_timestamp() + cast(:interval as interval))
+    insert into app.mail_gate as g (domain, next_at, pace)
+    values (:domain, clock_timestamp() + cast(:interval as interval), :interval)
     on conflict (domain) do update
-    set next_at = greatest(g.next_at, clock_timestamp()) + cast(:interval as interval)
+    set next_at = case when g.pace = excluded.pace then greatest(g.next_at, clock_timestamp()) else clock_timestamp() end
+            + excluded.pace,
+        pace = excluded.pace
     returning next_at - cast(:interval as interval) as slot
 )
 update app.mail m
@@ -88,4 +96,11 @@ set slot_at = gate.slot
 from gate
 where m.id = :id
 returning gate.slot - clock_timestamp()
+""")
+
+_STANDS = text("""
+select
+from app.mail m
+join app.mail_gate g on g.domain = :domain and g.pace = :interval and m.slot_at < g.next_at
+where m.id = :id
 """)

@@ -120,5 +120,6 @@ def _create_transport() -> None:
         "mail_gate",
         sa.Column("domain", sa.Text, primary_key=True),
         sa.Column("next_at", INSTANT, nullable=False),
+        sa.Column("pace", sa.Interval, nullable=False),
         schema="app",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -465,6 +465,26 @@ def test_a_server_that_refuses_the_login_is_asked_once_however_many_mails_wait(
     assert (state.paused_until, state.troubles) == (None, 0)
 
 
+@pytest.mark.parametrize("moved", ["MAIL_FROM", "MAIL_RETURN_PATH"])
+def test_a_sender_that_is_no_longer_ours_and_is_refused_stops_no_other_mail(
+    bench: Bench, configured: Configure, moved: str
+) -> None:
+    with raw_server(MAIL="550 5.7.1 no such sender") as server:
+        address = f"smtp://127.0.0.1:{server.port}"
+        configured(SMTP_URL=address, **{moved: "old@old.example"})
+        old = enqueued(bench)
+        with pytest.raises(Snooze):
+            perform(bench, old)
+        end_the_pause(bench)
+        configured(SMTP_URL=address, **{moved: "new@new.example"})
+        with pytest.raises(Permanent, match="no such sender"):
+            perform(bench, old)
+        assert stored(bench, old).status == "refused"
+        server.replies.clear()
+        perform(bench, enqueued(bench))
+    assert len(server.bodies) == 1
+
+
 def test_one_mail_at_a_time_finds_out_whether_the_server_is_back(bench: Bench, configured: Configure) -> None:
     with raw_server(greeting="421 closed") as server:
         configured(SMTP_URL=f"smtp://127.0.0.1:{server.port}")
@@ -533,6 +553,30 @@ def test_mails_of_a_domain_get_slots_one_interval_apart_and_wait_once(bench: Ben
         for mail_id in ids[1:]:
             perform(bench, mail_id)
     assert len(server.bodies) == 4
+
+
+def test_slots_given_at_another_pace_hold_nobody_back(bench: Bench, configured: Configure) -> None:
+    with raw_server() as server:
+        address = f"smtp://127.0.0.1:{server.port}"
+        configured(SMTP_URL=address, MAIL_DOMAIN_LIMITS="example.org=1/h")
+        ids = [enqueued(bench) for _ in range(3)]
+        perform(bench, ids[0])
+        for mail_id in ids[1:]:
+            with pytest.raises(Snooze) as snooze:
+                perform(bench, mail_id)
+            assert snooze.value.wait == timedelta(minutes=15), "then it looks again"
+        configured(SMTP_URL=address, MAIL_DOMAIN_LIMITS="example.org=1000/s")
+        later = enqueued(bench)
+        for mail_id in (later, *ids[1:]):
+            await_that(lambda: goes(bench, mail_id))  # noqa: B023
+    assert len(server.bodies) == 4
+
+
+def goes(bench: Bench, mail_id: UUID) -> bool:
+    with suppress(Snooze):
+        perform(bench, mail_id)
+        return True
+    return False
 
 
 def test_without_a_limit_nothing_is_reserved(bench: Bench, configured: Configure) -> None:
