@@ -69,8 +69,8 @@ class Demo:
             self._look()
             if burst is None and time.monotonic() > burst_at:
                 burst = Sender(self._requests(BURST), self._screen.tell, threads=SENDERS)
-            if burst and self._trial is None:
-                self._kill_when(burst.sent >= sum(BURST.values()) // 2)
+            if burst:
+                self._kill_in_the_middle(burst, of=sum(BURST.values()))
         stream.join()
         return 0
 
@@ -80,8 +80,7 @@ class Demo:
         deadline = time.monotonic() + ONE_LOAD_LIMIT.total_seconds()
         while not self._signals.stopping() and time.monotonic() < deadline:
             self._look()
-            if self._trial is None:
-                self._kill_when(sender.sent >= sum(ONE_LOAD.values()) // 2)
+            self._kill_in_the_middle(sender, of=sum(ONE_LOAD.values()))
             if sender.failed or (sender.done and self._all_arrived()):
                 break
         sender.join()
@@ -102,13 +101,16 @@ class Demo:
             self._supervisor.tend()
             time.sleep(0.05)
 
-    def _kill_when(self, reached: bool) -> None:
-        if not reached:
-            return
-        self._trial = Trial(frozenset(self._ledger.read(self._traffic.promises).unsettled))
-        self._screen.tell(
-            f"kill -9 {' and '.join(VICTIMS)}, with {len(self._trial.unfinished)} promised tasks unfinished"
-        )
+    def _kill_in_the_middle(self, sender: Sender, *, of: int) -> None:
+        """Once, when half is sent: at the first moment that finds a promised task unfinished, or when all is sent."""
+        while self._trial is None and sender.sent >= of // 2:
+            unfinished = frozenset(self._ledger.read(self._traffic.promises).unsettled)
+            if unfinished or sender.done or sender.failed:
+                self._strike(Trial(unfinished))
+
+    def _strike(self, trial: Trial) -> None:
+        self._trial = trial
+        self._screen.tell(f"kill -9 {' and '.join(VICTIMS)}, with {len(trial.unfinished)} promised tasks unfinished")
         for name in VICTIMS:
             self._supervisor.kill(name)
 
