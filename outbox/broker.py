@@ -152,8 +152,9 @@ class OutboxBroker(RabbitmqBroker):
         if self.station is None or not self.station.lease.wait(timeout=10):
             raise ConnectionClosed(RuntimeError("this worker has not joined the ledger: is the database reachable?"))
         return OutboxConsumer(
-            self.station, self.topology, self.settings.rabbitmq_url, queue_name=queue_name, timeout=timeout
-        )
+            self.station, self.topology, self.settings.rabbitmq_url, queue_name=queue_name, timeout=timeout,
+            others=self.settings.foreign,
+        )  # fmt: skip
 
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:  # noqa: ARG002
         """Name a queue; it is declared in RabbitMQ by whoever first needs it there, with a new epoch."""

@@ -90,8 +90,11 @@ def acknowledgements(unanswered: Iterable[int], ended: set[int]) -> tuple[int | 
 class OutboxConsumer(Consumer):
     """One queue, one connection. Used by one thread; `acknowledge`, `flush` and `nudge` by any."""
 
-    def __init__(self, station: Station, topology: Topology, url: str, *, queue_name: str, timeout: int) -> None:
+    def __init__(
+        self, station: Station, topology: Topology, url: str, *, queue_name: str, timeout: int, others: foreign.Way
+    ) -> None:
         self.queue_name = queue_name
+        self._others = others
         self._station = station
         self._timeout = timeout / 1000
         self._arrived: deque[_Arrived] = deque()
@@ -203,7 +206,9 @@ class OutboxConsumer(Consumer):
             return
         token = foreign.token_of(message)
         if token is None:
-            foreign.adopt(self._claims(), self._station.ledger, message, queue=self.queue_name, body=body)
+            foreign.receive(
+                self._claims(), self._station.ledger, message, way=self._others, queue=self.queue_name, body=body
+            )
             self._tags.append(method.delivery_tag)
             self._flush()
             return

@@ -60,6 +60,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         queues = reader.queues(conn)
         yield from _broker(settings, [queue.name for queue in queues])
         yield from _alive(conn, reader, queues)
+        yield from _foreign(conn, settings)
         yield from _flow(queues)
         yield from _history(conn, settings)
         yield from _cleaning(conn, settings)
@@ -184,6 +185,23 @@ def _flow(queues: list[QueueView]) -> Iterator[Finding]:
             yield Finding("paused", "warning", told, f"When it may go on: outbox queues resume {queue.name}")
 
 
+def _foreign(conn: Conn, settings: Settings) -> Iterator[Finding]:
+    """What OUTBOX_FOREIGN says here; workers and relays read their own."""
+    kept = conn.execute(_of(settings, KEPT_ASIDE)).fetchall()[0][0]
+    if settings.foreign == "adopt":
+        yield Finding(
+            "foreign messages", "warning", "are adopted: whoever can write to RabbitMQ can run any actor",
+            "Set OUTBOX_FOREIGN=refuse once every producer uses the outbox.",
+        )  # fmt: skip
+    elif not kept:
+        yield Finding("foreign messages", "ok", "are refused")
+    if kept:
+        yield Finding(
+            "kept aside", "warning", f"{kept} messages in RabbitMQ were none of a relay, within a day",
+            "See outbox.audit, subject 'queue NAME': body_base64 holds each. Find who sends them; change RabbitMQ's password.",
+        )  # fmt: skip
+
+
 def _seconds(span: timedelta) -> str:
     return f"{span.total_seconds():.0f}" if span > timedelta(seconds=10) else f"{span.total_seconds():.1f}"
 
@@ -245,6 +263,14 @@ def _shown(settings: Settings) -> str:
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
+
+KEPT_ASIDE = """
+select count(*)
+from outbox.audit
+where subject like 'queue %'
+and action in ('message refused', 'message set aside')
+and at > clock_timestamp() - interval '1 day'
+"""
 
 HISTORY = """
 select

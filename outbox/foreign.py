@@ -1,11 +1,15 @@
-"""Messages that are not ours: what another producer put into our queue becomes a row; what is no message goes aside."""
+"""Messages that are not ours: what another producer put into our queue is refused, or becomes a row, as OUTBOX_FOREIGN
+
+has it; what is no message goes aside. Nothing of them is imported, unpickled or run on its own word.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import dramatiq
@@ -16,13 +20,18 @@ from uuid_utils.compat import uuid7
 from outbox.enqueue import row_of, task_of
 from outbox.ledger import Conn, Ledger, cleaned
 from outbox.logs import get_logger
+from outbox.metrics import FOREIGN
 from outbox.models import Task
 
-__all__ = ["FENCE", "adopt", "decode", "set_aside", "token_of"]
+__all__ = ["FENCE", "Way", "adopt", "decode", "receive", "refuse", "set_aside", "token_of"]
 
 log = get_logger("outbox.foreign")
 
+#: What becomes of a message without a fence.
+Way = Literal["adopt", "refuse"]
 FENCE = "outbox_fence"
+#: Bytes of a body that are kept whole: as many as RabbitMQ 4 takes by default. The column's own limit is 256 MB.
+KEPT = 16 * 1024 * 1024
 _FIELDS = {"queue_name": str, "actor_name": str, "args": list, "kwargs": dict, "options": dict}
 
 
@@ -47,6 +56,23 @@ def token_of(message: dramatiq.Message[Any]) -> tuple[UUID, UUID] | None:
         return None
 
 
+def receive(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, way: Way, queue: str, body: bytes) -> bool:
+    """Whether a message without a fence may have become a task. Acknowledge it only afterwards, whatever the answer."""
+    if way == "refuse":
+        refuse(conn, ledger, message, queue=queue, body=body)
+        return False
+    adopt(conn, ledger, message, queue=queue, body=body)
+    return True
+
+
+def refuse(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: str, body: bytes) -> None:
+    """Keep a foreign message in the audit log, and never run it: whoever can write to RabbitMQ may not run actors."""
+    actor = cleaned(str(message.actor_name), limit=200)
+    log.warning("foreign message refused", queue=queue, actor=actor, size=len(body))
+    _keep(conn, ledger, "message refused", queue=queue, body=body, actor=actor)
+    FOREIGN.labels("refused").inc()
+
+
 def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: str, body: bytes) -> None:
     """Turn a foreign message into a row; acknowledge it only afterwards. A message that was adopted before is left alone.
 
@@ -64,6 +90,7 @@ def adopt(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, queue: 
         )
         if _enqueue_unless_finished(conn, ledger, task):
             log.info("foreign message adopted", queue=queue, task_id=str(own), actor=message.actor_name)
+            FOREIGN.labels("adopted").inc()
         else:
             log.info("foreign message was adopted before, and has ended", queue=queue, task_id=str(own))
     except psycopg.errors.UniqueViolation:
@@ -88,11 +115,13 @@ def set_aside(conn: Conn, ledger: Ledger, *, queue: str, body: bytes, error: Exc
     """Keep what cannot be run, whole, where operators look: in the audit log. It must not block the queue."""
     why = cleaned(str(error), limit=500)
     log.error("message set aside", queue=queue, error=why, size=len(body))
-    ledger.audit(
-        conn,
-        who="worker",
-        action="message set aside",
-        subject=f"queue {queue}",
-        error=why,
-        body_base64=base64.b64encode(body).decode(),
-    )
+    _keep(conn, ledger, "message set aside", queue=queue, body=body, error=why)
+    FOREIGN.labels("set aside").inc()
+
+
+def _keep(conn: Conn, ledger: Ledger, action: str, *, queue: str, body: bytes, **detail: str) -> None:
+    """One line of the audit. A body that no row could hold would come back for ever: of that, its beginning."""
+    if len(body) > KEPT:
+        detail |= {"size": str(len(body)), "sha256": hashlib.sha256(body).hexdigest()}
+    content = base64.b64encode(body if len(body) <= KEPT else body[:KEPT]).decode()
+    ledger.audit(conn, who="worker", action=action, subject=f"queue {queue}", **detail, body_base64=content)

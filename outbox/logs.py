@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
 from typing import Any, Literal
 
@@ -34,6 +36,8 @@ def get_logger(name: str) -> Any:
     )
 
 
+#: A task's own text must not steer the terminal that shows the log, nor look like a line of its own.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _configured = False
 _as_text = structlog.processors.KeyValueRenderer(key_order=["event"], drop_missing=True)
 
@@ -48,6 +52,22 @@ def _hand_over(logger: Any, method: str, event: Any) -> Any:
     return f"{text} {_as_text(logger, method, event)}" if event else text
 
 
+def _unsteered(_logger: Any, _method: str, event: Any) -> Any:
+    """For people's eyes: JSON escapes by itself, the console does not. Lists and mappings are shown by their repr."""
+    return {name: _plain(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _plain(text: str) -> str:
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _plain_traceback(out: Any, error: Any) -> None:
+    """The pretty ones print local variables, secrets too. Lines stay lines."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    out.write("\n".join(map(_plain, text.getvalue().split("\n"))))
+
+
 def configure(style: Literal["console", "json"], level: str = "INFO") -> None:
     """Send every log line of the process to stderr in one style. For entry points only."""
     global _configured
@@ -57,10 +77,10 @@ def configure(style: Literal["console", "json"], level: str = "INFO") -> None:
         if style == "json"
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the pretty ones print local variables, secrets too
+            exception_formatter=_plain_traceback,
         )
     )
-    before: list[Any] = [structlog.processors.format_exc_info] if style == "json" else []
+    before: list[Any] = [structlog.processors.format_exc_info] if style == "json" else [_unsteered]
     out = logging.StreamHandler(sys.stderr)
     out.setFormatter(
         structlog.stdlib.ProcessorFormatter(

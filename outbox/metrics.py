@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIRM_SECONDS",
+    "FOREIGN",
     "LOST",
     "OUTCOMES",
     "PUBLISHED",
@@ -31,6 +32,7 @@ REFUSED = Counter("outbox_refused", "Messages that the broker refused.")
 CONFIRM_SECONDS = Histogram("outbox_confirm_seconds", "From publishing a batch to its last confirm.", buckets=_SHORT)
 LOST = Counter("outbox_lost", "Messages that the broker lost and that are published again.", ["how"])
 RESCUED = Counter("outbox_rescued", "Tasks taken from a dead worker.", ["became"])
+FOREIGN = Counter("outbox_foreign", "Messages in our queues that no relay published.", ["became"])
 OUTCOMES = Counter("outbox_outcomes", "Runs by recorded outcome.", ["actor", "outcome"])
 RUN_SECONDS = Histogram("outbox_run_seconds", "Duration of runs.", ["actor"], buckets=_LONG)
 

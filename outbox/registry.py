@@ -239,7 +239,7 @@ class Registry:
             self._amqp_channel().basic_ack(method.delivery_tag)
 
     def _take_back(self, conn: Conn, name: str, body: bytes) -> bool:
-        """Whether the dead letter is due again. That of another producer becomes a task: nobody else has it."""
+        """Whether the dead letter is due again. That of another producer becomes a task where they do: nobody else has it."""
         try:
             message = foreign.decode(body)
         except DecodeError as error:
@@ -247,8 +247,7 @@ class Registry:
             return False
         token = foreign.token_of(message)
         if token is None:
-            foreign.adopt(conn, self._ledger, message, queue=name, body=body)
-            return True
+            return foreign.receive(conn, self._ledger, message, way=self._settings.foreign, queue=name, body=body)
         if not self._ledger.return_dead_letter(conn, id=token[0], fence=token[1]):
             return False
         LOST.labels("dead letter").inc()

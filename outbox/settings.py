@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         default="outbox", validation_alias="OUTBOX_SCHEMA", description="schema of the tables"
     )
     queue_prefix: Name = Field(default="outbox", description="prefix of the queues in RabbitMQ")
+    foreign: Literal["adopt", "refuse"] = Field(
+        default="refuse", description="messages of other producers: refuse keeps them aside, adopt runs them"
+    )
     health_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of /livez, /readyz, /metrics; 0: any free"
     )

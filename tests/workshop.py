@@ -214,8 +214,10 @@ def vhost_url(rabbitmq: RabbitMQ | GivenServer) -> str:
 
 
 @pytest.fixture(scope="module")
-def open_workshop(new_database: Callable[[str], str], migrated_template: str, vhost_url: str) -> Iterator[Workshop]:
-    """One workshop for a module, at work; see `shop`."""
+def open_workshop(
+    request: pytest.FixtureRequest, new_database: Callable[[str], str], migrated_template: str, vhost_url: str
+) -> Iterator[Workshop]:
+    """One workshop for a module, at work; see `shop`. The module's FOREIGN is its way with other producers' messages."""
     before = dramatiq.broker.global_broker
     prefix = f"t_{secrets.token_hex(4)}"
     settings = Settings(
@@ -223,6 +225,7 @@ def open_workshop(new_database: Callable[[str], str], migrated_template: str, vh
         rabbitmq_url=vhost_url,
         queue_prefix=prefix,
         relay_poll=timedelta(milliseconds=50),
+        foreign=getattr(request.module, "FOREIGN", "refuse"),
     )
     workshop = Workshop(settings)
     workshop.broker.declare_queue("default")

@@ -6,6 +6,8 @@ import sys
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from outbox.cli.show import unsteered
+
 __all__ = ["EPILOG", "Exit", "Told", "Trouble", "tell", "told_of"]
 
 
@@ -51,7 +53,8 @@ class Trouble(Exception):
 
 def tell(told: Told) -> None:
     """On stderr: `error: …`, and the next step on its own line."""
-    sys.stderr.write(f"error: {told.what}\n" + (f"next:  {told.next}\n" if told.next else ""))
+    text = f"error: {told.what}\n" + (f"next:  {told.next}\n" if told.next else "")
+    sys.stderr.write(unsteered(text))
 
 
 def told_of(error: Exception) -> Told | None:

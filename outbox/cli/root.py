@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from outbox.cli import database, doctor, figures, processes, purge, queues, schedules, tasks
 from outbox.cli.door import given
-from outbox.cli.exits import EPILOG, Exit, tell, told_of
+from outbox.cli.exits import EPILOG, Exit, Told, tell, told_of
 
 __all__ = ["command"]
 
@@ -36,7 +36,7 @@ def _leave(error: Exception) -> None:
         raise typer.Exit(told.code) from None
     if given.debug:
         raise error
-    sys.stderr.write(f"error: {type(error).__name__}: {error}\nnext:  Run it again with --debug: outbox --debug …\n")
+    tell(Told(Exit.ERROR, f"{type(error).__name__}: {error}", "Run it again with --debug: outbox --debug …"))
     raise typer.Exit(Exit.ERROR) from None
 
 

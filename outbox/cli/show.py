@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Column", "age", "block", "document", "fields", "note", "on_terminal", "plain", "progress", "record", "state",
-    "table",
+    "table", "unsteered",
 ]  # fmt: skip
 
 _STATES = {
@@ -30,7 +30,10 @@ _STATES = {
 
 
 #: A task's own text must not steer the terminal, nor break a line in two.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\\]")
+_UNSTEERED = re.compile(_CONTROL.pattern.replace("\\\\", ""))
+#: Of these, what JSON leaves as it is: also what turns the direction of writing round, and halves of a pair.
+_UNSAID = re.compile(r"[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Column(NamedTuple):
@@ -78,7 +81,7 @@ def record(fields: Mapping[str, Any]) -> None:
 
 def document(value: Any) -> None:
     """One JSON document: dataclasses as objects, instants as ISO 8601, durations as seconds."""
-    sys.stdout.write(json.dumps(value, default=_encoded, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(_json(value, indent=2) + "\n")
 
 
 def block(text: str) -> None:
@@ -98,7 +101,12 @@ def fields(value: Any) -> dict[str, Any]:
 
 def note(text: str) -> None:
     """A remark for people, on stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(unsteered(text) + "\n")
+
+
+def unsteered(text: str) -> str:
+    """Text of several lines without what steers a terminal: names of tasks and queues, a server's words."""
+    return "\n".join(_UNSTEERED.sub(_escaped, line) for line in text.split("\n"))
 
 
 def plain(value: Any) -> str:
@@ -112,7 +120,7 @@ def plain(value: Any) -> str:
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.3f}"
     if isinstance(value, (dict, list, tuple)):
-        return json.dumps(value, default=_encoded, ensure_ascii=False)
+        return _json(value)
     return _CONTROL.sub(_escaped, str(value))
 
 
@@ -159,6 +167,12 @@ class _Lines:
             self.said = now
             of = f" of {self.total}" if self.total is not None else ""
             note(f"{self.label}: {self.done}{of}, {self.done / (now - self.began):.0f} a second")
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    """Legible, and yet without what steers a terminal: JSON itself escapes only what lies below the space."""
+    text = json.dumps(value, default=_encoded, ensure_ascii=False, indent=indent)
+    return _UNSAID.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""What other producers may put into a queue: it never blocks it, kills no thread, and is never dropped."""
+"""What other producers may put into a queue that adopts: it never blocks it, kills no thread, and is never dropped."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sides import MakeStock
 from workshop import Workshop
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
+FOREIGN = "adopt"
 FENCE = {"outbox_fence": str(uuid4())}
 
 #: Bodies that are no message: they go aside, whole.

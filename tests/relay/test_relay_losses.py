@@ -158,12 +158,12 @@ def test_malformed_dead_letters_are_set_aside_whole(outbox: Outbox, queues: Queu
     assert [base64.b64decode(row[2]["body_base64"]) for row in kept] == bodies
 
 
-def test_a_dead_letter_of_another_producer_becomes_a_task(
+def test_a_dead_letter_of_another_producer_becomes_a_task_where_they_are_adopted(
     outbox: Outbox, queues: Queues, make_relay: MakeRelay
 ) -> None:
     """I2: RabbitMQ moved it aside before a worker could turn it into a row: nobody has it but the dead letters."""
     first = outbox.add()
-    make_relay()
+    make_relay(foreign="adopt")
     await_that(lambda: outbox.state(first) == "published")
     queues.take()
     foreign: dramatiq.Message[object] = a_message("from elsewhere")
