@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import timedelta
 from typing import Any
 
@@ -68,3 +69,14 @@ def test_a_foreign_message_whose_task_lives_is_left_alone(outbox: Outbox) -> Non
     adopt(outbox, message)
     assert outbox.all() == before
     assert aside(outbox) == 0
+
+
+def test_a_body_that_no_row_could_hold_is_cut_and_told_by_its_digest(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "KEPT", 1000)
+    message: dramatiq.Message[Any] = a_message("x" * 5000)
+    assert not foreign.receive(outbox.conn, outbox.ledger, message, way="refuse", queue="mail", body=message.encode())
+    ((detail,),) = outbox.conn.execute("select detail from outbox.audit").fetchall()
+    assert base64.b64decode(detail["body_base64"]) == message.encode()[:1000]
+    assert (detail["size"], len(detail["sha256"])) == (str(len(message.encode())), 64)
