@@ -78,3 +78,9 @@ def resident(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     raise ProcessLookupError(pid)
+
+
+def resident_tree(root: int) -> float:
+    """MiB of this process and all below it. What forked processes share is counted in each."""
+    times, parents = _all_processes()
+    return sum(resident(pid) for pid in times if _descends(pid, root, parents))

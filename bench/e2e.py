@@ -1,12 +1,14 @@
-"""`e2e`: rows pending → outcomes recorded, against plain Dramatiq, which records nothing, and Celery."""
+"""`e2e`: rows pending → outcomes recorded, against plain Dramatiq, which records nothing.
+
+The other peers, and what they promise: `peers`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench import celery, processes, tasks
+from bench import processes, tasks
 from bench.apps import stamp
-from bench.celery import Celery
 from bench.cores import Meter
 from bench.figures import Report, Series, rate, ratio
 from bench.ground import Field, Ground
@@ -17,29 +19,20 @@ FINISHED_AT = "select extract(epoch from finished_at)::float8 from outbox.histor
 
 
 def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
-    count, slow_count = (8_000, 3_000) if quick else (25_000, 8_000)
-    peer = celery.prepare()
-    ours, plain, late = (Series(name, "/s") for name in ("outbox", "Dramatiq", "Celery"))
+    count = 8_000 if quick else 25_000
+    ours, plain = (Series(name, "/s") for name in ("outbox", "Dramatiq"))
     report = Report(
         "End to end: row pending → outcome recorded",
         [
             f"outbox: {count} pending tasks, one relay, 2 workers × 8 threads, default settings",
             f"Dramatiq: {count} messages in a quorum queue, `dramatiq -p 2 -t 8`, default middleware; records nothing",
-            f"Celery: {slow_count} messages, prefork 2, acks late, prefetch × 64, no results; {', '.join(celery.VERSIONS[:2])}",
             "the actor notes its start with one write; rate between 5 % and 95 % done; all on the same cores",
         ],
     )
     for _ in range(rounds):
         ours.values.append(outbox_rate(ground, count, report))
         plain.values.append(dramatiq_rate(ground, count, report))
-        if isinstance(peer, Celery):
-            late.values.append(celery_rate(ground, peer, slow_count, report))
-    report.series = [ours, plain, late, ratio("outbox / Dramatiq", ours, plain, at_least=1.0)]
-    if isinstance(peer, Celery):
-        report.series.append(ratio("outbox / Celery", ours, late, at_least=2.5))
-    else:
-        report.series.remove(late)
-        report.notes.append(peer)
+    report.series = [ours, plain, ratio("outbox / Dramatiq", ours, plain, at_least=1.5)]
     return report
 
 
@@ -60,12 +53,6 @@ def dramatiq_rate(ground: Ground, count: int, report: Report) -> float:
     with ground.round() as here:
         here.run("-m", "bench.plain_sender", str(count), "--unconfirmed")
         return _drained(ground, here, count, lambda: processes.plain_dramatiq(here), "Dramatiq", report)
-
-
-def celery_rate(ground: Ground, peer: Celery, count: int, report: Report) -> float:
-    with ground.round() as here:
-        peer.preload(here, count)
-        return _drained(ground, here, count, lambda: peer.worker(here), "Celery", report)
 
 
 def _drained(ground: Ground, here: Field, count: int, start: Callable[[], Child], name: str, report: Report) -> float:

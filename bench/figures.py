@@ -42,12 +42,14 @@ class Series:
 
 @dataclass
 class Report:
-    """One measurement: its settings in words, its series, and what a reader should know."""
+    """One measurement: its settings in words, its series, what a reader should know, and what can be seen."""
 
     title: str
     settings: list[str]
     series: list[Series] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    #: File name: text of an SVG.
+    pictures: dict[str, str] = field(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:
         series = [each.asdict() for each in self.series]

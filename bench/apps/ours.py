@@ -16,4 +16,4 @@ stamps = Stamps(os.environ.get("BENCH_STAMPS", "."))
 
 @dramatiq.actor(queue_name="bench")
 def noop(number: int, *, email: str = "", name: str = "") -> None:
-    stamps.put(number)
+    stamps.perform(number)

@@ -27,6 +27,21 @@ class Stamps:
             self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.write(self._file, RECORD.pack(number, time.monotonic() if at is None else at))
 
+    def perform(self, number: int) -> None:
+        """The whole task: a start and, when BENCH_TASK_SECONDS makes it last, an end under the negative number."""
+        self.put(number)
+        if seconds := float(os.environ.get("BENCH_TASK_SECONDS", "0")):
+            time.sleep(seconds)
+            self.put(-number)
+
+    async def perform_async(self, number: int) -> None:
+        import asyncio  # here: it would count in the memory of those that need none
+
+        self.put(number)
+        if seconds := float(os.environ.get("BENCH_TASK_SECONDS", "0")):
+            await asyncio.sleep(seconds)
+            self.put(-number)
+
 
 def number_of(id: UUID) -> int:
     """The number that stands for a delivery or a mail: of its id, the bits that are random."""
