@@ -24,6 +24,7 @@ def connect(
     lock_timeout: timedelta = timedelta(seconds=30),
     by_index: bool = False,
     pooled: bool = False,
+    unhurried: bool = False,
 ) -> Conn:
     """An autocommit connection; transactions are opened where they are meant, in READ COMMITTED: the ledger's guards
     rely on seeing what was committed before each statement, whatever the database's default is.
@@ -31,11 +32,14 @@ def connect(
     `idle_in_transaction` bounds how long a stalled process can keep its row locks. `by_index`: for statements that name
     their few rows, whose prepared plan must not be one that was made when the table was empty. `pooled`: through PgBouncer in
     transaction mode, which takes neither start-up options nor prepared statements: set the time-outs for the role.
+    `unhurried`: commits do not wait for the disk, nor for a standby; for what is done again if a crash of the server undoes it.
     """
     settings = r"-c default_transaction_isolation=read\ committed"
     settings += f" -c statement_timeout=60000 -c lock_timeout={_milliseconds(lock_timeout)} {SILENT_CLIENT}"
     if idle_in_transaction is not None:
         settings += f" -c idle_in_transaction_session_timeout={_milliseconds(idle_in_transaction)}"
+    if unhurried:
+        settings += " -c synchronous_commit=off"
     if by_index:
         settings += " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
     return psycopg.connect(

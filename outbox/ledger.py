@@ -27,15 +27,27 @@ from psycopg import Connection
 
 Conn = Connection[Any]
 
-__all__ = ["Claimed", "Conn", "Due", "Failure", "Finished", "Ledger", "Verdict", "cleaned"]
+__all__ = ["Claimed", "Conn", "Due", "Failure", "Finished", "Ledger", "Stretch", "Verdict", "cleaned"]
 
 
 class Due(NamedTuple):
-    """A row claimed for publishing: its message body is fixed by the row alone. The id stays the text that it came as."""
+    """A row claimed for publishing: its message body is fixed by the row alone. Id and time stay the text that they came as."""
 
     id: str
     queue: str
+    priority: int
+    due_at: str
     body: bytes
+
+
+class Stretch(NamedTuple):
+    """A part of a queue, in the order of claims: from (low, since) on, up to before (high, until)."""
+
+    queue: str
+    low: int
+    since: str
+    high: int
+    until: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +129,16 @@ class Ledger:
         """All known queues: name to (epoch, paused). New names among the pending rows join the registry."""
         return {name: (epoch, paused) for name, epoch, paused in self._run(conn, REGISTER_QUEUES)}
 
-    def claim_due(self, conn: Conn, *, room: Mapping[str, int], batch: int) -> list[Due]:
+    def queues(self, conn: Conn) -> dict[str, tuple[int, bool]]:
+        """The queues that are known already, as `register_queues` answers them; without a look at any task."""
+        return {name: (epoch, paused) for name, epoch, paused in self._run(conn, QUEUES)}
+
+    def claim_due(
+        self, conn: Conn, *, room: Mapping[str, int], batch: int, stretches: Sequence[Stretch] | None = None
+    ) -> list[Due]:
         """Lock up to `room` pending rows of each queue, `batch` in all, and answer their message bodies.
 
+        Of each queue those in these stretches of it, one after the other; by default the whole of each.
         Queues are served in the order of `room`: rotate it, or the first one's backlog starves the others.
         The locks live as long as the caller's transaction, which must outlive the confirms.
         """
@@ -128,6 +147,7 @@ class Ledger:
             "rooms": [min(n, batch) for n in room.values()],
             "batch": batch,
             "bytes": BATCH_BYTES,
+            **_stretches([Stretch(name, *WHOLE) for name in room] if stretches is None else stretches),
         }
         return list(map(Due._make, conn.execute(self._of(CLAIM_DUE), wanted, binary=True).fetchall()))
 
@@ -454,6 +474,16 @@ def _columns(failures: Sequence[Failure]) -> dict[str, list[Any]]:
     }
 
 
+def _stretches(stretches: Sequence[Stretch]) -> dict[str, list[Any]]:
+    return {
+        "of": [each.queue for each in stretches],
+        "lows": [each.low for each in stretches],
+        "sinces": [each.since for each in stretches],
+        "highs": [each.high for each in stretches],
+        "untils": [each.until for each in stretches],
+    }
+
+
 def _array(values: Iterable[UUID | float | str]) -> str:
     """A PostgreSQL array literal of plain values: a fifth of the cost of having the driver adapt each element."""
     return "{" + ",".join(map(str, values)) + "}"
@@ -470,6 +500,9 @@ def cleaned(text: str, *, limit: int = 16_384) -> str:
 
 #: Arguments that one claim of the relay fetches, beyond which the batch ends.
 BATCH_BYTES = 8_388_608
+
+#: Every priority, and every time.
+WHOLE = (-32768, "-infinity", 32767, "infinity")
 
 #: Published rows that one statement looks through for those that are lost, or paused.
 PAGE = 5000
@@ -582,8 +615,10 @@ union all
 select name, epoch, paused from new
 """
 
+QUEUES = "select name, epoch, paused from outbox.queue"
+
 CLAIM_DUE = """
-select t.id::text, t.queue, convert_to(
+select t.id::text, t.queue, t.priority, t.due_at::text, convert_to(
     '{"queue_name":' || to_json(t.queue) || ',"actor_name":' || to_json(t.actor)
     || ',"args":' || t.args || ',"kwargs":' || t.kwargs
     || ',"options":' || case
@@ -597,13 +632,21 @@ from (
         over (rows between unbounded preceding and 1 preceding) as before
     from unnest(%(queues)s::text[], %(rooms)s::int[]) as q(name, room)
     cross join lateral (
-        select *
-        from outbox.task
-        where state = 'pending' and queue = q.name
-        and not exists (select from outbox.queue p where p.name = q.name and p.paused)
-        order by priority, due_at
+        select found.*
+        from unnest(%(of)s::text[], %(lows)s::smallint[], %(sinces)s::timestamptz[], %(highs)s::smallint[],
+            %(untils)s::timestamptz[]) as s(queue, low, since, high, until)
+        cross join lateral (
+            select *
+            from outbox.task
+            where state = 'pending' and queue = q.name
+            and (priority, due_at) >= (s.low, s.since) and (priority, due_at) < (s.high, s.until)
+            and not exists (select from outbox.queue p where p.name = q.name and p.paused)
+            order by priority, due_at
+            limit q.room
+            for update of task skip locked
+        ) found
+        where s.queue = q.name
         limit q.room
-        for update of task skip locked
     ) due
     limit %(batch)s
 ) t

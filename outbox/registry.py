@@ -28,6 +28,8 @@ log = get_logger("outbox.registry")
 ACTIVE, IDLE = 0.1, 1.0
 #: Seconds between two silences of a queue that are no silence of its own: the publisher connects anew in between.
 RECONNECTING = 10.0
+#: A search for new queues takes a twentieth of the time, however many dead rows it passes, and comes as often at least.
+SEARCHES, SEARCH_AT_LATEST = 19, 30.0
 #: A process that is frozen while it declares a queue holds up whoever else would declare it for no longer.
 DECLARING = timedelta(seconds=30)
 
@@ -55,6 +57,7 @@ class Registry:
         self._odd: dict[str, str] = {}
         self._silent: dict[str, float] = {}
         self._held: dict[str, float] = {}
+        self._search_at = 0.0
         self._deaf: set[str] = set()
         self._hurry = threading.Event()
         self._stopping = threading.Event()
@@ -144,7 +147,7 @@ class Registry:
 
     def _look(self) -> None:
         conn = self._database()
-        queues = self._ledger.register_queues(conn)
+        queues = self._queues(conn)
         fresh = queues.keys() - self._epochs.keys()
         with self._lock:
             self._epochs = {name: epoch for name, (epoch, _) in queues.items()}
@@ -161,6 +164,16 @@ class Registry:
                     self._ledger.unpublish_paused(conn, name)  # batches that were in flight
         if fresh:
             self._wake.set()
+
+    def _queues(self, conn: Conn) -> dict[str, tuple[int, bool]]:
+        """All queues that are known; now and then, those that only pending rows name yet join them."""
+        began = time.monotonic()
+        if began < self._search_at:
+            return self._ledger.queues(conn)
+        queues = self._ledger.register_queues(conn)
+        ended = time.monotonic()
+        self._search_at = ended + min(SEARCHES * (ended - began), SEARCH_AT_LATEST)
+        return queues
 
     def _measure_alone(self, conn: Conn, name: str) -> None:
         """A queue that the broker cannot have, or does not give, is its tasks' trouble and nobody else's."""

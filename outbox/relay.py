@@ -14,6 +14,7 @@ from datetime import timedelta
 import psycopg
 
 from outbox import database, logs
+from outbox.front import Front
 from outbox.health import Health
 from outbox.keeper import Keeper
 from outbox.lease import Lease
@@ -33,6 +34,9 @@ log = get_logger("outbox.relay")
 
 #: Seconds after which a lane that found something looks again; ever longer while it finds nothing, up to the poll.
 SOON = 0.005
+#: A look behind the front is repeated after so many times the time that it took, and after so many seconds at the latest:
+#: it takes a twentieth of a lane's time, however many dead rows it passes.
+LOOKS, LOOK_AT_LATEST = 19, 30.0
 #: Beyond the time for confirms, after which the database drops a relay that hangs in the middle of a batch.
 STALL = timedelta(seconds=15)
 
@@ -47,6 +51,7 @@ class Relay:
         self.wake = threading.Event()
         self.stopping = threading.Event()
         self.one_by_one = threading.RLock()
+        self.front = Front()
         self.publisher = Publisher(
             settings.rabbitmq_url,
             self.topology,
@@ -85,12 +90,13 @@ class Relay:
     def alive(self) -> bool:
         return all(lane.is_alive() for lane in self.lanes) and self.keeper.alive and self.registry.alive
 
-    def connect(self, name: str, *, idle_in_transaction: timedelta | None = None) -> Conn:
+    def connect(self, name: str, *, idle_in_transaction: timedelta | None = None, unhurried: bool = False) -> Conn:
         return database.connect(
             self.settings.conninfo,
             name=f"relay {name}",
             idle_in_transaction=idle_in_transaction,
             pooled=self.settings.pooled,
+            unhurried=unhurried,
         )
 
     def _broker_is_back(self) -> None:
@@ -117,6 +123,11 @@ class Lane(threading.Thread):
 
     The first lane serves what trickles in; the others join while there is a backlog, so that the database's work
     and the broker's overlap.
+
+    Its commits do not wait for the disk. If a crash of PostgreSQL undoes one, a row that was marked is pending again with
+    the fence that it had: it is published again, the first copy wins, and the broker's own count of what waits there is
+    the room. No mark is ever made that no confirm preceded (I4); a claim or settle of a worker, which does wait for the
+    disk, makes the mark before it lasting too. The same goes for what is pushed back or let go: it happens again.
     """
 
     def __init__(self, relay: Relay, number: int) -> None:
@@ -125,7 +136,8 @@ class Lane(threading.Thread):
         self.number = number
         self._conn: Conn | None = None
         self._turn = number
-        self._let_go_at = 0.0
+        self._let_go_at = self._look_at = 0.0
+        self._looked = True
         self._swept = ""
         self._pause = SOON
         self._stall = relay.settings.confirm_timeout + STALL
@@ -162,18 +174,32 @@ class Lane(threading.Thread):
         if not room:
             return 0
         if self._conn is None or self._conn.closed:
-            self._conn = relay.connect(f"lane {self.number}", idle_in_transaction=self._stall)
+            self._conn = relay.connect(f"lane {self.number}", idle_in_transaction=self._stall, unhurried=True)
         with self._conn.transaction():
             if relay.settings.pooled:
                 self._conn.execute(
                     f"set local idle_in_transaction_session_timeout = '{self._stall.total_seconds():.0f}s'"
                 )
-            rows = relay.ledger.claim_due(self._conn, room=self._rotated(room), batch=batch)
+            rows = self._claim(self._conn, self._rotated(room), batch)
             if rows:
                 self._publish(self._conn, rows, epochs)
         relay.registry.took(rows)
         self._note_backlog(len(rows), batch)
         return len(rows) + (self._let_go(self._conn) if self.number == 0 else 0)
+
+    def _claim(self, conn: Conn, room: dict[str, int], batch: int) -> list[Due]:
+        """What is due from the front on, and now and then what has appeared behind it."""
+        ledger, front, began = self.relay.ledger, self.relay.front, time.monotonic()
+        rows: list[Due] = []
+        self._looked = began >= self._look_at
+        if self._looked and (behind := front.behind(room)):
+            rows = ledger.claim_due(conn, room=room, batch=batch, stretches=behind)
+            ended = time.monotonic()
+            self._look_at = ended + min(LOOKS * (ended - began), LOOK_AT_LATEST)
+        if not rows:
+            rows = ledger.claim_due(conn, room=room, batch=batch, stretches=front.ahead(room))
+        front.claimed(rows)
+        return rows
 
     def _let_go(self, conn: Conn) -> int:
         """Tasks of a lane may have been enqueued, or a place in it come free: do not wait for the keeper's round.
@@ -214,6 +240,8 @@ class Lane(threading.Thread):
         if report.refused:
             REFUSED.inc(len(report.refused))
             relay.ledger.push_back(conn, [(id, why) for id in report.refused])
+        if report.silent or report.returned:
+            relay.front.forget()
         if report.returned:
             relay.registry.missing(report.returned)
 
@@ -237,12 +265,13 @@ class Lane(threading.Thread):
 
     def _rest(self) -> None:
         if self.number == 0:
-            self.relay.wake.wait(self._pause)
+            self.relay.wake.wait(self._pause if self._looked else SOON)
             self._pause = min(2 * self._pause, self.relay.settings.relay_poll.total_seconds())
         else:
             self.relay.stopping.wait(0.02)
 
     def _drop_connection(self) -> None:
+        self.relay.front.forget()
         if self._conn is not None:
             self._conn.close()
         self._conn = None

@@ -12,7 +12,8 @@ from outbox_rows import Outbox
 from plans import add_finished, add_tasks, add_workers, plan, scans, touched
 
 from outbox import database, ledger, reads
-from outbox.ledger import Conn, Finished
+from outbox.front import Front
+from outbox.ledger import Conn, Finished, Stretch
 
 A_WORKER = UUID("00000000-0000-4000-8000-000000000007")
 IDS = [uuid4() for _ in range(200)]
@@ -59,7 +60,8 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "register queues": (ledger.REGISTER_QUEUES, {}),
     "claim due": (
         ledger.CLAIM_DUE,
-        {"queues": ["mail", "queue1"], "rooms": [500, 500], "batch": 500, "bytes": 10_000_000},
+        {"queues": ["mail", "queue1"], "rooms": [500, 500], "batch": 500, "bytes": 10_000_000}
+        | ledger._stretches([Stretch("mail", 0, "2026-01-01", 0, "infinity"), Stretch("queue1", *ledger.WHOLE)]),
     ),
     "mark published": (ledger.MARK_PUBLISHED, {"ids": IDS, "queues": ["mail"], "epochs": [0]}),
     "push back": (ledger.PUSH_BACK, {"ids": IDS[:20], "reasons": ["x"] * 20}),
@@ -99,6 +101,7 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
 
 #: Those that no backlog and no history can make dear, and why.
 NOT_HOT = {
+    "QUEUES": "one row for each queue",
     "QUEUE_EPOCH": "one row of the queues, by its key",
     "BEGIN_EPOCH": "one row of the queues, by its key",
     "PAUSE_QUEUE": "one row of the queues, by its key",
@@ -251,6 +254,7 @@ def pages(new_database: Callable[[str], str], migrated_template: str) -> Iterato
 def _pages(outbox: Outbox) -> Pages:
     """A hundred tasks on their way, each station measured and undone, then gone, so that the next finds its rows."""
     conn, batch = outbox.conn, {"queues": ["mail"], "rooms": [100], "batch": 100, "bytes": 10_000_000}
+    batch |= ledger._stretches([Stretch("mail", *ledger.WHOLE)])
     conn.execute("vacuum analyze outbox.task")
     found = {"claim due": touched(conn, ledger.CLAIM_DUE, batch), "register": touched(conn, ledger.REGISTER_QUEUES, {})}
     with conn.transaction(force_rollback=True):
@@ -274,3 +278,78 @@ def test_a_hundred_times_the_backlog_and_a_history_touch_hardly_more_pages(
 ) -> None:
     few, many = pages[0][name], pages[1][name]
     assert many <= few * 4 + 20
+
+
+# ---------------------------------------------------------------------- dead rows that nothing may remove
+
+DEAD = 20_000
+
+
+@pytest.fixture(scope="module")
+def held(new_database: Callable[[str], str], migrated_template: str) -> Iterator[tuple[Outbox, Front]]:
+    """So many tasks of two priorities came and went beside a snapshot that is still held; five hundred came after them."""
+    outbox = Outbox(new_database(migrated_template))
+    front, conn = Front(), outbox.conn
+    add_workers(conn)
+    with outbox.connect() as elsewhere:
+        elsewhere.execute("begin isolation level repeatable read")
+        elsewhere.execute("select from outbox.task")
+        conn.execute(PASSED, {"count": DEAD, "spread": timedelta(hours=1)})
+        with conn.transaction():
+            rows = outbox.ledger.claim_due(conn, room={"mail": DEAD}, batch=DEAD)
+            outbox.ledger.mark_published(conn, [row.id for row in rows], epochs={"mail": 0})
+        front.claimed(rows)
+        conn.execute("delete from outbox.task")
+        conn.execute(PASSED, {"count": 500, "spread": timedelta()})
+        conn.execute("vacuum analyze outbox.task")
+        yield outbox, front
+    outbox.close()
+
+
+PASSED = """
+insert into outbox.task (id, state, queue, actor, args, kwargs, options, priority, due_at)
+select gen_random_uuid(), 'pending', 'mail', 'send_mail', '[]', '{}', '{}', n %% 2, clock_timestamp() - random() * %(spread)s
+from generate_series(1, %(count)s) n
+"""
+
+
+def _claim(stretches: list[Stretch]) -> dict[str, Any]:
+    values = {"queues": ["mail"], "rooms": [100], "batch": 100, "bytes": 10_000_000}
+    return values | ledger._stretches(stretches)
+
+
+def test_a_claim_ahead_of_the_front_does_not_pass_the_dead_rows_of_a_held_snapshot(held: tuple[Outbox, Front]) -> None:
+    """I12. From the beginning it passes every one of them, or this would prove nothing."""
+    outbox, front = held
+    from_the_beginning = touched(outbox.conn, ledger.CLAIM_DUE, _claim([Stretch("mail", *ledger.WHOLE)]))
+    from_the_front = touched(outbox.conn, ledger.CLAIM_DUE, _claim(front.ahead(["mail"])))
+    print(f"pages of a claim: {from_the_front} from the front, {from_the_beginning} from the beginning")
+    assert from_the_beginning > DEAD / 2  # those of the first priority
+    assert from_the_front < 1000
+
+
+def test_ahead_and_behind_together_are_the_whole_queue(held: tuple[Outbox, Front]) -> None:
+    """A row of any priority and time is in one of them, and in no more than one."""
+    outbox, front = held
+    with outbox.conn.transaction(force_rollback=True):
+        outbox.conn.execute("delete from outbox.task")
+        outbox.conn.execute(ANYWHERE, {"fronts": [each.since for each in front.ahead(["mail"])]})
+        found = [
+            {row.id for row in outbox.ledger.claim_due(outbox.conn, room={"mail": 1000}, batch=1000, stretches=part)}
+            for part in (front.ahead(["mail"]), front.behind(["mail"]), None)
+        ]
+    ahead, behind, whole = found
+    assert len(ahead) > 10
+    assert len(behind) > 10
+    assert not ahead & behind
+    assert ahead | behind == whole
+
+
+#: At, just before and just after each front, long ago and far ahead, in every kind of priority.
+ANYWHERE = """
+insert into outbox.task (id, state, queue, actor, args, kwargs, options, priority, due_at)
+select gen_random_uuid(), 'pending', 'mail', 'send_mail', '[]', '{}', '{}', priority, front + apart
+from unnest(%(fronts)s::timestamptz[]) as front
+cross join unnest('{-32768,-1,0,1,2,32767}'::smallint[]) as priority
+cross join unnest('{0,1 microsecond,-1 microsecond,-1 year,1 year}'::interval[]) as apart
+"""
