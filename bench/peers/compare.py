@@ -13,9 +13,9 @@ from bench.cores import Meter, resident_tree
 from bench.figures import Report, Series, quantile, rate
 from bench.ground import Field, Ground
 from bench.peers.catalogue import DRAMATIQ, OURS, SYSTEMS, System
-from bench.peers.environment import NotInstalled
+from bench.peers.environment import version
 from bench.peers.running import Running, running
-from bench.peers.survival import durability
+from bench.peers.survival import durability, first_line
 from bench.pictures import Axis, chart, decades, linear
 from bench.waiting import until
 from deploy.local.child import Child
@@ -116,7 +116,7 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
             f"latency: commit or send → start at {PACE}/s for {6 if quick else 20} s after {WARM_UP} to warm up",
             "enqueue: units a second with one domain row and the task / with the row alone, one SQLAlchemy session each",
             "memory: resident, all its processes, after the drain; what forked processes share counts in each",
-            *(f"{system.name}: {system.settings} ({system.source})" for system in SYSTEMS),
+            *(f"{system.name}{_version(system)}: {system.settings} ({system.source})" for system in SYSTEMS),
             *durability(),
         ],
     )
@@ -127,22 +127,31 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
         for system in (each for each in SYSTEMS if each.name not in absent):
             try:
                 done[system.name].append(one_round(ground, system, quick=quick))
-            except (RuntimeError, NotInstalled) as error:
+            except RuntimeError as error:
                 absent.add(system.name)
-                report.notes.append(f"{system.name} is not measured from round {number} on: {error}")
-                progress.print(f"  {number}/{rounds} {system.name}: could not be measured", style="red")
+                report.notes.append(f"{system.name} is not measured from round {number} on: {first_line(error)}")
+                progress.print(f"  {number}/{rounds} {system.name}: {first_line(error)}", style="red")
                 continue
             progress.print(f"  {number}/{rounds} {system.name}: {done[system.name][-1].summary()}", style="dim")
     if not done[OURS.name]:
         raise RuntimeError("\n".join(report.notes))
-    report.series = [*_drains(done), *_latency_series(done), *_enqueues(done), *_memory(done)]
+    report.series = series(done)
     report.notes += [f"{name}: {each[-1].processor}" for name, each in done.items() if each]
     report.pictures = _pictures(done)
     return report
 
 
+def series(done: Rounds) -> list[Series]:
+    """Of what has been measured; a peer that is missing has no values, and so no verdict."""
+    return [*_drains(done), *_latencies_of(done), *_enqueues(done), *_memory(done)]
+
+
 def _counts(quick: bool) -> str:
     return ", ".join(f"{system.name} {system.drain // (4 if quick else 1)}" for system in SYSTEMS)
+
+
+def _version(system: System) -> str:
+    return f" {version(system.package)}" if system.package else ""
 
 
 def _drains(done: Rounds) -> list[Series]:
@@ -156,7 +165,7 @@ def _ahead(rates: dict[str, Series], peer: System) -> Series:
     return Series(f"drain outbox / {peer.name}", "×", [a / b for a, b in pairs], at_least=peer.at_least)
 
 
-def _latency_series(done: Rounds) -> list[Series]:
+def _latencies_of(done: Rounds) -> list[Series]:
     found = {
         (name, share): Series(f"latency {name} {label}", "ms", [each.latency(share) for each in rounds])
         for name, rounds in done.items()

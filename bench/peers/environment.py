@@ -30,10 +30,10 @@ def environment(name: str) -> Path:
     return place / "bin"
 
 
-def version(name: str, package: str) -> str:
-    """As pinned."""
+def version(name: str) -> str:
+    """Of the peer itself, as pinned."""
     lines = (LISTS / f"{name}.txt").read_text().splitlines()
-    return next(line.split()[0].removeprefix(f"{package}==") for line in lines if line.startswith(f"{package}=="))
+    return next(line.split()[0].removeprefix(f"{name}==") for line in lines if line.startswith(f"{name}=="))
 
 
 def _run(*words: str) -> None:

@@ -8,7 +8,6 @@ from bench.apps import stamp
 from bench.figures import Report, Series
 from bench.ground import Ground
 from bench.peers.catalogue import SYSTEMS, System
-from bench.peers.environment import NotInstalled
 from bench.peers.running import Running, running
 from bench.waiting import until
 
@@ -28,8 +27,8 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
     for system in SYSTEMS:
         try:
             unended, seconds = _killed(ground, system, patience)
-        except (RuntimeError, NotInstalled) as error:
-            report.notes.append(f"{system.name} could not be tried: {error}")
+        except RuntimeError as error:
+            report.notes.append(f"{system.name} could not be tried: {first_line(error)}")
             continue
         report.series.append(Series(f"{system.name}: not ended", "", [float(unended)]))
         report.series.append(Series(f"{system.name}: last one ended after", "s", [seconds]))
@@ -45,6 +44,11 @@ def durability() -> list[str]:
         told = "; ".join(f"{question.replace('_', ' ')}: {fact.says} [{fact.evidence}]" for question, fact in facts)
         lines.append(f"{system.name}: {told}")
     return lines
+
+
+def first_line(error: RuntimeError) -> str:
+    """What was wrong, without the last words of every process."""
+    return str(error).partition("\n")[0]
 
 
 def _killed(ground: Ground, system: System, patience: float) -> tuple[int, float]:
