@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -92,7 +93,7 @@ class Fleet:
             except httpx2.HTTPError:
                 return False
 
-        await_that(ready)
+        await_that(ready, timedelta(seconds=90))
 
     def end(self) -> None:
         for process in self._processes.values():

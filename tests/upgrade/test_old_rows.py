@@ -23,7 +23,7 @@ from outbox.ledger import Ledger
 from outbox.topology import Topology
 from tests.awaiting import await_that
 from tests.broker_side import admin
-from tests.upgrade.fleet import Fleet
+from tests.upgrade.fleet import OUTBOX, Fleet
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
@@ -37,6 +37,9 @@ COUNTED = {
     "ordered": 3, "limited": 3, "dead": 1,
 }  # fmt: skip
 
+#: A migration that waits for a table.
+WAITING = "select pid from pg_locks where database = (select oid from pg_database where datname = current_database()) and not granted"
+
 
 def migrate(url: str, to: str) -> None:
     words = [sys.executable, "-m", "alembic", "upgrade", to]
@@ -46,13 +49,20 @@ def migrate(url: str, to: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def template(new_database: Callable[[str], str]) -> str:
-    """The name of a database with the old rows, migrated to today."""
+def before(new_database: Callable[[str], str]) -> str:
+    """The name of a database with the old rows in the tables of then."""
     url = new_database("template1")
     for revision in ("outbox_0001", "app_0003"):
         migrate(url, revision)
     with psycopg.connect(url) as conn:
         conn.execute((HERE / "old_rows.sql").read_bytes())
+    return make_url(url).database or ""
+
+
+@pytest.fixture(scope="module")
+def template(new_database: Callable[[str], str], before: str) -> str:
+    """The name of a database with the old rows, migrated to today."""
+    url = new_database(before)
     migrate(url, "heads")
     return make_url(url).database or ""
 
@@ -136,3 +146,26 @@ def test_for_the_rows_of_old_code_new_code_sends_the_bytes_that_old_code_sent(ol
             due = ledger.claim_due(conn, room=dict.fromkeys(("default", "mail", "webhooks"), 1000), batch=1000)
         assert {each.id: bytes(each.body) for each in due if each.id in old} == old
         assert {UUID(each.id) for each in due} >= {UUID(id) for id in published}
+
+
+def test_a_migration_that_cannot_have_its_table_yet_holds_up_nobody(
+    new_database: Callable[[str], str], before: str
+) -> None:
+    url = new_database(before)
+    with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as other:
+        holder.execute("select from app.endpoint")  # a long report, a backup: any transaction that reads the table
+        env = {**os.environ, "DATABASE_URL": url}
+        migration = subprocess.Popen([*OUTBOX, "db", "upgrade"], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+        try:
+            await_that(lambda: other.execute(WAITING).fetchone(), LONG)
+            other.execute("set statement_timeout = '30s'")
+            for _ in range(2):
+                other.execute("select from app.endpoint")  # behind the migration, and yet before the holder has ended
+            assert migration.poll() is None
+            holder.commit()
+            assert migration.wait(60) == 0, migration.stderr and migration.stderr.read()
+        finally:
+            migration.kill()
+            migration.communicate()
+        heads = {revision for (revision,) in other.execute("select version_num from alembic_version").fetchall()}
+        assert not heads & {"outbox_0001", "app_0003"}
