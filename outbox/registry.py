@@ -28,8 +28,9 @@ log = get_logger("outbox.registry")
 ACTIVE, IDLE = 0.1, 1.0
 #: Seconds between two silences of a queue that are no silence of its own: the publisher connects anew in between.
 RECONNECTING = 10.0
-#: A search for new queues takes a twentieth of the time, however many dead rows it passes, and comes as often at least.
-SEARCHES, SEARCH_AT_LATEST = 19, 30.0
+#: A search for new queues is repeated after so many times the time that it took, and after so many seconds at the latest:
+#: it takes a fiftieth of the time, however many dead rows it passes.
+SEARCHES, SEARCH_AT_LATEST = 49, 30.0
 #: A process that is frozen while it declares a queue holds up whoever else would declare it for no longer.
 DECLARING = timedelta(seconds=30)
 

@@ -35,8 +35,8 @@ log = get_logger("outbox.relay")
 #: Seconds after which a lane that found something looks again; ever longer while it finds nothing, up to the poll.
 SOON = 0.005
 #: A look behind the front is repeated after so many times the time that it took, and after so many seconds at the latest:
-#: it takes a twentieth of a lane's time, however many dead rows it passes.
-LOOKS, LOOK_AT_LATEST = 19, 30.0
+#: it takes a fiftieth of one lane's time, however many dead rows it passes.
+LOOKS, LOOK_AT_LATEST = 49, 30.0
 #: Beyond the time for confirms, after which the database drops a relay that hangs in the middle of a batch.
 STALL = timedelta(seconds=15)
 
@@ -188,10 +188,10 @@ class Lane(threading.Thread):
         return len(rows) + (self._let_go(self._conn) if self.number == 0 else 0)
 
     def _claim(self, conn: Conn, room: dict[str, int], batch: int) -> list[Due]:
-        """What is due from the front on, and now and then what has appeared behind it."""
+        """What is due from the front on; now and then, in the lane that always serves, what has appeared behind it."""
         ledger, front, began = self.relay.ledger, self.relay.front, time.monotonic()
         rows: list[Due] = []
-        self._looked = began >= self._look_at
+        self._looked = self.number == 0 and began >= self._look_at
         if self._looked and (behind := front.behind(room)):
             rows = ledger.claim_due(conn, room=room, batch=batch, stretches=behind)
             ended = time.monotonic()
