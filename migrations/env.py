@@ -88,6 +88,8 @@ else:
     @event.listens_for(engine, "begin")
     def look_in_public(connection: Connection) -> None:
         connection.exec_driver_sql("set local search_path = public")
+        # Who waits for a table has everybody wait behind it: `outbox db` lets go, and tries again.
+        connection.exec_driver_sql("set local lock_timeout = '1s'")
 
     with engine.connect() as connection:
         engine.dialect.default_schema_name = "public"  # the dialect asked for it before it began anything
