@@ -12,12 +12,14 @@ from deploy.local.server import GivenServer, Server, ServerFailed, remembered
 __all__ = ["GivenServer", "Postgres", "RabbitMQ", "Server", "ServerFailed", "postgres_for", "rabbitmq_for"]
 
 
-def postgres_for(place: Place, environment: Mapping[str, str]) -> Postgres | GivenServer:
+def postgres_for(
+    place: Place, environment: Mapping[str, str], *, settings: Mapping[str, str | int] | None = None
+) -> Postgres | GivenServer:
     """A private PostgreSQL in `place`, not yet started; the given one where `DATABASE_URL` is set."""
     url = environment.get("DATABASE_URL")
     if url and not _is_our_own(url, "postgres"):
         return GivenServer(url)
-    return Postgres(place.directory / "postgres", pids=place.pids, logs=place.logs)
+    return Postgres(place.directory / "postgres", pids=place.pids, logs=place.logs, settings=settings)
 
 
 def rabbitmq_for(place: Place, environment: Mapping[str, str]) -> RabbitMQ | GivenServer:
