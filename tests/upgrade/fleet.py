@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -55,17 +56,23 @@ class Fleet:
                 ("OUTBOX_HISTORY_DAYS", "OUTBOX_DEAD_DAYS", "MAIL_DAYS", "WEBHOOK_DAYS", "RECEIPT_DAYS"), "36500"
             ),
         }  # fmt: skip
+        self._ready = {"api": f"{self.env['API_URL']}/readyz", "receivers": self.receiver_url}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, tree: Path = ROOT) -> None:
+        if name not in ("api", "receivers"):
+            self._ready[name] = f"http://127.0.0.1:{free_ports(1)[0]}/readyz"
+        port = self._ready[name].rpartition(":")[2].partition("/")[0]
+        env = {**self.env, "PYTHONPATH": str(tree), "OUTBOX_HEALTH_PORT": port}
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                WORDS[name.partition("-")[0]],
-                cwd=tree,
-                env={**self.env, "PYTHONPATH": str(tree)},
-                stdout=log,
-                stderr=log,
+                WORDS[name.partition("-")[0]], cwd=tree, env=env, stdout=log, stderr=log
             )
+
+    def await_ready(self, *names: str) -> None:
+        """So long as it starts, a process knows no SIGTERM."""
+        for name in names or self._processes:
+            await_that(partial(_answers, self._ready[name]), timedelta(seconds=90))
 
     def stop(self, name: str) -> None:
         """In order, as a deploy does: it finishes what runs and exits 0."""
@@ -76,8 +83,7 @@ class Fleet:
     def replace(self, name: str, tree: Path) -> None:
         self.stop(name)
         self.start(name, tree)
-        if name == "api":
-            self.await_api()
+        self.await_ready(name)
 
     def run(self, *words: str, tree: Path = ROOT) -> None:
         """A command of `outbox`, to its end."""
@@ -85,15 +91,6 @@ class Fleet:
             [*OUTBOX, *words], cwd=tree, env={**self.env, "PYTHONPATH": str(tree)}, capture_output=True, text=True, timeout=90
         )  # fmt: skip
         assert told.returncode == 0, f"outbox {' '.join(words)}: {told.stdout}{told.stderr}"
-
-    def await_api(self) -> None:
-        def ready() -> bool:
-            try:
-                return httpx2.get(f"{self.env['API_URL']}/readyz", timeout=5).is_success
-            except httpx2.HTTPError:
-                return False
-
-        await_that(ready, timedelta(seconds=90))
 
     def end(self) -> None:
         for process in self._processes.values():
@@ -120,3 +117,10 @@ class Fleet:
         )
         logs = [f"--- {file.name}\n{self.log(file.stem)}" for file in sorted(self.directory.glob("*.log"))]
         pytest.fail("\n".join([str(error), *map(str, unfinished), *logs]))
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(url, timeout=5).is_success
+    except httpx2.HTTPError:
+        return False
