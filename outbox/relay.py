@@ -254,6 +254,7 @@ class Lane(threading.Thread):
         for row in rows:
             with relay.one_by_one:
                 if relay.stopping.is_set() or not relay.publisher.wait_ready(5):
+                    relay.front.forget()
                     return
                 self._publish(conn, [row], epochs)
 
