@@ -67,6 +67,8 @@ def told_of(error: Exception) -> Told | None:
 def _of_ours(error: Exception) -> Told | None:
     from outbox import errors
 
+    if isinstance(error, UnicodeEncodeError):  # bytes of the command line that are no UTF-8
+        return Told(Exit.USAGE, "A word is not text in UTF-8.")
     if isinstance(error, errors.OutboxError) and isinstance(error, LookupError):
         kind = type(error).__name__.removesuffix("NotFound").lower()
         return Told(Exit.NOT_FOUND, str(error), f"outbox {kind}s list shows what there is.")
@@ -117,6 +119,8 @@ def _of_postgres(error: Exception) -> Told | None:
             Exit.UNAVAILABLE, f"PostgreSQL is not available: {_line(error)}.",
             "Check DATABASE_URL and that the server runs; outbox doctor looks at each part.",
         )  # fmt: skip
+    if isinstance(error, psycopg.DataError):  # a word that no column can hold: NUL, a number beyond bounds
+        return Told(Exit.USAGE, f"PostgreSQL cannot take it: {_line(error)}.")
     return Told(Exit.ERROR, f"PostgreSQL: {_line(error)}.", "") if isinstance(error, psycopg.Error) else None
 
 
