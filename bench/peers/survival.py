@@ -41,7 +41,7 @@ def durability() -> list[str]:
     lines = []
     for system in SYSTEMS:
         facts = [(question, getattr(system.durability, question)) for question in questions]
-        told = "; ".join(f"{question.replace('_', ' ')}: {fact.says} [{fact.evidence}]" for question, fact in facts)
+        told = "; ".join(f"{question.replace('_', ' ')}: {fact.says} ({fact.evidence})" for question, fact in facts)
         lines.append(f"{system.name}: {told}")
     return lines
 
