@@ -104,7 +104,7 @@ def held(label: str) -> None:
     raise RuntimeError("cancelled")
 
 
-@dramatiq.actor(max_retries=0, periodic=cron("* * * * *"), missed="all", missed_limit=100)  # type: ignore[call-overload]
+@dramatiq.actor(max_retries=0, periodic=cron("* * * * *"), missed="all", missed_limit=100)  # type: ignore[no-untyped-call]
 def tick() -> None:
     _run("tick")
 
@@ -148,6 +148,10 @@ def _never(session: Session) -> list[str]:
     return [str(enqueue(session, plain.message("never"), delay=timedelta(hours=1)).id)]
 
 
+def _refused(session: Session) -> list[str]:
+    return [str(enqueue(session, plain.message("refused"), delay=timedelta(seconds=0.2)).id)]
+
+
 def _crashing(session: Session) -> list[str]:
     return [str(enqueue(session, crashing.message("crash")).id), str(enqueue(session, plain.message("beside")).id)]
 
@@ -158,7 +162,8 @@ def _after_loss(session: Session) -> list[str]:
 
 UNITS: dict[str, Callable[[Session], list[str]]] = {
     "plain": _plain, "failing": _failing, "delayed": _delayed, "ordered": _ordered, "limited": _limited,
-    "unique": _unique, "cancelled": _cancelled, "never": _never, "crashing": _crashing, "after loss": _after_loss,
+    "unique": _unique, "cancelled": _cancelled, "never": _never, "refused": _refused, "crashing": _crashing,
+    "after loss": _after_loss,
 }  # fmt: skip
 
 
@@ -169,12 +174,15 @@ def main() -> None:
             _delete_the_queue()
         with Session(engine) as session:
             known = session.execute(text("select ids from unit where name = :name"), {"name": name}).scalar()
-            if known is None:
+            fresh = known is None
+            if fresh:
                 known = unit(session)
                 session.execute(text("insert into unit values (:name, :ids)"), {"name": name, "ids": known})
                 session.commit()
         if name in ("cancelled", "never"):
             _cancel(known[0], started=name == "cancelled")
+        if name == "refused" and fresh:
+            _refuse_a_message()
     engine.dispose()
 
 
@@ -188,10 +196,25 @@ def _cancel(id: str, *, started: bool) -> None:
             pass  # by the client before
 
 
+def _refuse_a_message() -> None:
+    """RabbitMQ moves one message aside, taken before the worker can take it."""
+    with _beside_the_system() as connection:
+        channel = connection.channel()
+        channel.basic_qos(prefetch_count=1)
+        first = {"x-priority": 1}
+        for method, _, _ in channel.consume(broker.topology.queue("default"), arguments=first, inactivity_timeout=10):
+            if method is not None:
+                channel.basic_reject(method.delivery_tag, requeue=False)
+            break
+
+
 def _delete_the_queue() -> None:
-    connection = pika.BlockingConnection(pika.URLParameters(os.environ["LIFE_RABBITMQ_URL"]))
-    connection.channel().queue_delete(broker.topology.queue("default"))
-    connection.close()
+    with _beside_the_system() as connection:
+        connection.channel().queue_delete(broker.topology.queue("default"))
+
+
+def _beside_the_system() -> pika.BlockingConnection:
+    return pika.BlockingConnection(pika.URLParameters(os.environ["LIFE_RABBITMQ_URL"]))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,15 @@
-"""One life of an application, from its first unit to SIGTERM, with a kill at one point; and what must be true after it."""
+"""One life of an application, from its first unit to SIGTERM, with kills at points that are told."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,8 @@ from psycopg.rows import dict_row
 
 from deploy.local.place import ROOT
 from tests.awaiting import await_that
-from tests.crashpoints.life import UNITS
 from tests.crashpoints.tap import Point, Tap, Target
+from tests.crashpoints.verdict import judge
 
 __all__ = ["PROCESSES", "Account", "Life"]
 
@@ -35,41 +32,49 @@ PROCESSES = {
 LONG = timedelta(seconds=60)
 FIRES = 3
 
-TABLES = """
+#: The tables of the client, and a day of history that the relay has to make.
+BEFOREHAND = """
 create table unit (name text primary key, ids text[]);
-create table tally (label text)
+create table tally (label text);
+do $$ begin
+    execute 'drop table if exists outbox.history_' || to_char((clock_timestamp() at time zone 'utc')::date + 7, 'YYYYMMDD');
+end $$
 """
-FATES = """
-select id::text, state, actor, failures, crashes, attempts from outbox.history
-union all
-select id::text, state, actor, failures, crashes, attempts from outbox.dead
-"""
-LABELS = """
-select id::text, args::text from outbox.history union all select id::text, args::text from outbox.dead
-"""
+MISSED = "update outbox.schedule set fired_through = clock_timestamp() - interval '1 minute' * %s"
 
 
 @dataclass
 class Account:
-    """What a life came to. `repeats` are runs beyond those that the actors ask for, `seconds` the whole life."""
+    """What a life came to: the points of each process that had a tap, which of them were killed, what was wrong.
 
-    points: list[Point]
-    struck: bool
+    `repeats` are runs beyond those that the actors ask for, `seconds` the whole life.
+    """
+
+    points: dict[str, list[Point]]
+    struck: set[str]
     seconds: float
     repeats: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
 class Life:
-    """The processes of one application on a database and queues of its own; the one under test goes through a tap."""
+    """The processes of one application on a database and queues of its own.
+
+    Each process of `targets` goes through a tap of its own, and is killed where its target says; None: only listened to.
+    """
 
     def __init__(
-        self, directory: Path, *, database_url: str, rabbitmq_url: str, prefix: str, subject: str, target: Target | None
+        self,
+        directory: Path,
+        *,
+        database_url: str,
+        rabbitmq_url: str,
+        prefix: str,
+        targets: Mapping[str, Target | None],
     ) -> None:
         self._directory = directory
-        self._subject = subject
         self._database_url = database_url
-        self._tap = Tap(database_url, rabbitmq_url, target)
+        self._taps = {name: Tap(database_url, rabbitmq_url, target) for name, target in targets.items()}
         self._trace = directory / "trace"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")} | {
@@ -86,40 +91,42 @@ class Life:
         }
 
     def live(self) -> Account:
-        """Everything from the first process to the last; raises AssertionError only for what the test itself gets wrong."""
-        began = time.monotonic()
+        """Everything from the first process to the last. What is wrong stands in the account."""
+        began, wrong, repeats = time.monotonic(), [], 0
         with psycopg.connect(self._database_url, autocommit=True, row_factory=dict_row) as conn:
-            conn.execute(TABLES)
-            wrong: list[str] = []
+            conn.execute(BEFOREHAND)
             try:
                 for name in PROCESSES:
                     self._spawn(name)
-                self._await(lambda: self._fires_are_due(conn))
+                self._await(lambda: conn.execute(MISSED, [FIRES]).rowcount)
                 self._await(lambda: self._is_over(conn))
                 self._end_in_order()
             except AssertionError as error:
-                wrong.append(f"stuck: {error}: {self._unfinished(conn)}")
+                wrong = [f"stuck ({self._directory}): {error}: {self._unfinished(conn)}"]
             finally:
                 self._kill()
-                self._tap.close()
-            account = Account(self._tap.points, self._tap.struck.is_set(), time.monotonic() - began, wrong=wrong)
             if not wrong:
-                account.repeats = self._judge(conn, account.wrong)
-        return account
+                repeats, wrong = judge(conn, self._trace)
+        return Account(
+            points={name: tap.points for name, tap in self._taps.items()},
+            struck={name for name, tap in self._taps.items() if tap.struck.is_set()},
+            seconds=time.monotonic() - began,
+            repeats=repeats,
+            wrong=wrong,
+        )
 
     # ------------------------------------------------------------------ the processes
 
     def _spawn(self, name: str) -> None:
-        more = {}
-        tapped = name == self._subject and not self._tap.struck.is_set()
-        if tapped:
-            more = {"DATABASE_URL": self._tap.database_url, "RABBITMQ_URL": self._tap.rabbitmq_url}
+        more, tap = {}, self._taps.get(name)
+        if tap is not None and not tap.struck.is_set():
+            more = {"DATABASE_URL": tap.database_url, "RABBITMQ_URL": tap.rabbitmq_url}
         with (self._directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *PROCESSES[name]], env=self._environment | more, cwd=ROOT, stdout=log, stderr=log
             )
-        if tapped:
-            self._tap.pid = process.pid
+        if more and tap is not None:
+            tap.pid = process.pid
         self._processes[name] = process
 
     def _tend(self) -> None:
@@ -129,20 +136,22 @@ class Life:
             if ended is not None and (name, ended) != ("client", 0):
                 self._spawn(name)
 
-    def _await(self, condition: Callable[[], bool]) -> None:
-        def tended() -> bool:
+    def _await(self, condition: Callable[[], object]) -> None:
+        def tended() -> object:
             self._tend()
             return condition()
 
         await_that(tended, LONG, pace=timedelta(milliseconds=20))
 
     def _end_in_order(self) -> None:
+        """SIGTERM to all. Only one with a tap may end otherwise: killed at its target."""
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        killed = -signal.SIGKILL
         ends = {name: process.wait(LONG.total_seconds()) for name, process in self._processes.items()}
-        unclean = {name: end for name, end in ends.items() if end and not (name == self._subject and end == killed)}
+        unclean = {
+            name: end for name, end in ends.items() if end and (end != -signal.SIGKILL or name not in self._taps)
+        }
         assert not unclean, f"SIGTERM ended with {unclean}"
 
     def _kill(self) -> None:
@@ -150,98 +159,31 @@ class Life:
             if process.poll() is None:
                 process.kill()
             process.wait()
+        for tap in self._taps.values():
+            tap.close()
 
     # ------------------------------------------------------------------ how far it is
 
-    def _fires_are_due(self, conn: psycopg.Connection[Any]) -> bool:
-        return bool(
-            conn.execute(
-                "update outbox.schedule set fired_through = clock_timestamp() - interval '1 minute' * %s", [FIRES]
-            ).rowcount
-        )
-
     def _is_over(self, conn: psycopg.Connection[Any]) -> bool:
+        """Everything has its outcome, and each process would hear SIGTERM: it has joined."""
+        alive = {name: process.pid for name, process in self._processes.items() if process.poll() is None}
         return (
             self._processes["client"].poll() == 0
             and _one(conn, "select count(*) from outbox.fire") >= FIRES
             and _one(conn, "select count(*) from outbox.task") == 0
+            and _one(conn, "select count(*) from outbox.worker where pid = any(%s)", [*alive.values()])
+            == len(alive)
+            == 3
         )
 
     def _unfinished(self, conn: psycopg.Connection[Any]) -> str:
         rows = conn.execute("select actor, args::text, state, reason, attempts::text from outbox.task").fetchall()
         units = [row["name"] for row in conn.execute("select name from unit").fetchall()]
-        return f"{rows}, client {self._processes['client'].poll()} after {units}"
-
-    # ------------------------------------------------------------------ what must be true
-
-    def _judge(self, conn: psycopg.Connection[Any], wrong: list[str]) -> int:
-        """Notes every broken promise, by its invariant. Answers the repeats."""
-        units = {row["name"]: row["ids"] for row in conn.execute("select * from unit").fetchall()}
-        rows = conn.execute(FATES).fetchall()
-        fates = {row["id"]: row for row in rows}
-        traces = _read(self._trace)
-
-        def must(condition: object, broken: str) -> None:
-            if not condition:
-                wrong.append(broken)
-
-        must(units.keys() == UNITS.keys(), f"I1: units {units.keys()}")
-        must(len(rows) == len(fates), "I2: an id with two outcomes")
-        for name, ids in units.items():
-            must(set(ids) <= fates.keys(), f"I2: {name} lost {set(ids) - fates.keys()}")
-        must(units["unique"][0] == units["unique"][1], "a second task of a unique key")
-        for fate in rows:
-            self._judge_fate(fate, units, must)
-        started, ended = _times(traces, "started"), _times(traces, "ended")
-        for label in _labels(conn):
-            must(label == "never" or started[label], f"I2: {label} never ran")
-        must(not started["never"], "what was cancelled before its time ran")
-        tally = Counter(row["label"] for row in conn.execute("select label from tally").fetchall())
-        wanted = ["one/counted", "order/2", *(f"limit/{n}" for n in range(3)), *(f"lost/{n}" for n in range(3))]
-        must(tally == Counter(wanted), f"I9: {tally}")
-        for n in (1, 2):
-            must(max(ended[f"order/{n - 1}"]) <= min(started[f"order/{n}"]), f"order/{n} began too early")
-        spans = sorted((min(started[f"limit/{n}"]), max(ended[f"limit/{n}"])) for n in range(3))
-        must(all(one[1] <= next[0] for one, next in pairwise(spans)), f"the limit of one: {spans}")
-        fires = conn.execute("select task_id::text, outcome from outbox.fire").fetchall()
-        ticks = [row["id"] for row in rows if row["actor"] == "tick"]
-        must(sorted(fire["task_id"] for fire in fires) == sorted(ticks), "a fire without its one task")
-        return self._repeats(started, len(ticks))
-
-    def _judge_fate(
-        self, fate: dict[str, Any], units: dict[str, list[str]], must: Callable[[object, str], None]
-    ) -> None:
-        state = {"doomed": "dead", "held": "cancelled"}.get(fate["actor"], "succeeded")
-        if fate["id"] in units["never"]:
-            state = "cancelled"
-        must(fate["state"] == state, f"I2: {fate['actor']} is {fate['state']}: {fate['attempts']}")
-        must(fate["failures"] <= (fate["actor"] in ("flaky", "doomed")), f"I5: failures of {fate}")
-        must(fate["crashes"] <= 1, f"I6: crashes of {fate}")
-
-    def _repeats(self, started: dict[str, list[float]], ticks: int) -> int:
-        twice = {"one/flaky", "one/snoozed", "order/0", "crash"}
-        wanted = {label: 1 + (label in twice) for label in started} | {"tick": ticks}
-        return sum(max(0, len(times) - wanted[label]) for label, times in started.items())
+        ends = {name: process.poll() for name, process in self._processes.items()}
+        return f"{rows}, units {units}, processes {ends}"
 
 
-def _one(conn: psycopg.Connection[Any], sql: str) -> int:
-    row = conn.execute(sql).fetchone()  # type: ignore[arg-type]
+def _one(conn: psycopg.Connection[Any], sql: str, *values: object) -> int:
+    row = conn.execute(sql, values).fetchone()
     assert row is not None
     return int(row["count"])
-
-
-def _read(trace: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in trace.read_text().splitlines()]
-
-
-def _times(traces: list[dict[str, Any]], what: str) -> defaultdict[str, list[float]]:
-    times: defaultdict[str, list[float]] = defaultdict(list)
-    for line in traces:
-        if line["what"] == what:
-            times[line["label"]].append(line["at"])
-    return times
-
-
-def _labels(conn: psycopg.Connection[Any]) -> set[str]:
-    args = [json.loads(row["args"]) for row in conn.execute(LABELS).fetchall()]
-    return {values[0] for values in args if values}

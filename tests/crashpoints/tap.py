@@ -24,7 +24,7 @@ from pika import spec
 
 import outbox.ledger
 
-__all__ = ["AFTER", "BEFORE", "AmqpFrames", "PgQueries", "Point", "Tap", "Target", "named"]
+__all__ = ["AFTER", "BEFORE", "AmqpFrames", "PgQueries", "Point", "Tap", "Target", "changes_a_task", "named"]
 
 BEFORE, AFTER = "before", "after"
 
@@ -66,6 +66,16 @@ def named(sql: str) -> str:
     """The ledger's name of a statement, or how it begins."""
     plain = _plain(sql)
     return _LEDGER.get(plain, re.sub(r"'[^']*'|\b\d+\b|[0-9a-f-]{36}", "?", plain)[:60])
+
+
+_CHANGING = {
+    name for sql, name in _LEDGER.items() if re.search(r"(insert into|update|delete from) outbox\.task\b", sql)
+}
+
+
+def changes_a_task(name: str) -> bool:
+    """Whether a point of this name is a statement, or the COMMIT of one, that writes to the table of tasks."""
+    return not _CHANGING.isdisjoint(re.findall(r"[A-Z_]{4,}", name))
 
 
 # ---------------------------------------------------------------------- PostgreSQL
@@ -299,6 +309,7 @@ class Tap:
                     pair.client.sendall(taken)
                 elif ended:
                     pair.answered.set()
+        pair.answered.set()  # a goodbye has no other answer
         _end(pair)
 
 
