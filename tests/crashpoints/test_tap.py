@@ -11,17 +11,31 @@ from contextlib import contextmanager
 import pika
 import psycopg
 import pytest
+from broker_side import admin, depth
 
 from deploy.local.servers import GivenServer, RabbitMQ
 from outbox.ledger import IS_FINISHED
 from tests.awaiting import await_that
-from tests.crashpoints.tap import AFTER, BEFORE, AmqpFrames, PgQueries, Point, Tap, Target, named
+from tests.crashpoints.tap import AFTER, BEFORE, AmqpFrames, PgQueries, Point, Tap, Target, changes_a_task, named
 
 WRITER = """
 import psycopg, sys
 with psycopg.connect(sys.argv[1], application_name="writer", autocommit=True) as conn:
     for n in range(3):
         conn.execute("insert into noted values (%s)", [n])
+"""
+
+PUBLISHER = """
+import pika, sys
+connection = pika.BlockingConnection(pika.URLParameters(sys.argv[1]))
+channel = connection.channel()
+frames = b""
+for n in range(3):
+    method = pika.spec.Basic.Publish(exchange="", routing_key=sys.argv[2])
+    for each in (pika.frame.Method(1, method), pika.frame.Header(1, 1, pika.BasicProperties()), pika.frame.Body(1, b"x")):
+        frames += each.marshal()
+connection._impl._output_marshaled_frames([frames])
+connection.process_data_events(time_limit=20)
 """
 
 
@@ -40,6 +54,13 @@ def noted(database_url: str) -> list[int]:
 def test_a_statement_of_the_ledger_has_its_name() -> None:
     assert named(IS_FINISHED.replace("%(id)s", "$1")) == "IS_FINISHED"
     assert named("select  'x', 12") == "select ?, ?"
+
+
+def test_what_changes_a_task_is_known_by_its_name() -> None:
+    assert changes_a_task("outbox settle: COMMIT after RECORD_SUCCESSES")
+    assert changes_a_task("outbox claim default: CLAIM")
+    assert not changes_a_task("outbox lease: BEAT")
+    assert not changes_a_task("amqp: Basic.Ack")
 
 
 def test_statements_are_points_in_their_order(database_url: str, rabbitmq: RabbitMQ | GivenServer) -> None:
@@ -81,6 +102,20 @@ def test_the_client_dies_on_the_side_that_was_told(
         assert process.wait(20) == -9
         assert tap.struck.is_set()
     await_that(lambda: noted(database_url) == left)
+
+
+@pytest.mark.parametrize(("side", "left"), [(BEFORE, 1), (AFTER, 2)])
+def test_of_frames_in_one_write_those_before_the_kill_arrive(
+    database_url: str, rabbitmq: RabbitMQ | GivenServer, queue_prefix: str, side: str, left: int
+) -> None:
+    with admin(rabbitmq.url) as channel:
+        channel.queue_declare(queue_prefix)
+        with tapped(database_url, rabbitmq.url, Target(Point("amqp: Basic.Publish/body", 2), side)) as tap:
+            process = subprocess.Popen([sys.executable, "-c", PUBLISHER, tap.rabbitmq_url, queue_prefix])
+            tap.pid = process.pid
+            assert process.wait(20) == -9
+        await_that(lambda: depth(channel, queue_prefix) == left)
+        channel.queue_delete(queue_prefix)
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 7, 1000])
