@@ -145,9 +145,10 @@ class Station:
         return max(0, free) if free >= min(self.threads, capacity // 2) or taken < self.threads else 0
 
     def ask_to_be_alone(self, consumer: OutboxConsumer) -> bool:
-        """Whether this consumer may claim a suspect now: nothing else is in hand, and nothing will be.
+        """Whether this consumer may claim a suspect now: nothing else is in hand or unrecorded, and nothing will be.
 
-        Waiting for what runs to end, the process takes nothing new: so not for longer than a window, which grows.
+        A process that dies with the suspect takes no other outcome along: nobody else is charged with the crash. Waiting
+        for what runs to end, the process takes nothing new: so not for longer than a window, which grows.
         """
         now = time.monotonic()
         with self._lock:
@@ -155,7 +156,7 @@ class Station:
                 self._alone, self._alone_since = consumer, now
             if self._alone is not consumer:
                 return False
-            if self._in_hand == self._claiming == 0:
+            if not self._runs and self._claiming == 0:
                 self._alone_window = ALONE
                 return self.lease.valid
             if now - self._alone_since > self._alone_window and not self._runs_alone():

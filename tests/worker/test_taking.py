@@ -22,6 +22,7 @@ from workshop import MakeWorkshop, Workshop
 import outbox
 from outbox import current_run
 from outbox.ledger import Conn
+from outbox.run import Run
 
 
 class Gate:
@@ -274,6 +275,24 @@ class TestSuspects:
         suspect = self.suspect(workshop, "suspect")
         workshop.open()
         workshop.await_state(suspect, "succeeded")
+
+    def test_the_next_one_waits_until_the_outcome_of_the_one_before_is_recorded(
+        self, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else the next one's crash would be charged to it too: it still ran alone in that process."""
+        ended: list[Run] = []
+        workshop.actor(actor_name="note")(lambda label: None)
+        station = workshop.open(threads=2)
+        record = station.settler.put
+        monkeypatch.setattr(station.settler, "put", ended.append)
+        first = self.suspect(workshop, "first")
+        await_that(lambda: ended)
+        assert not station.ask_to_be_alone(station._consumers["default"])
+        second = self.suspect(workshop, "second")
+        monkeypatch.setattr(station.settler, "put", record)
+        record(ended[0])
+        for suspect in (first, second):
+            workshop.await_state(suspect, "succeeded")
 
     def test_it_does_not_wait_for_another_processs_long_task_while_one_is_idle(
         self, make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
