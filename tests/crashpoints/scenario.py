@@ -171,7 +171,7 @@ class Life:
             self._processes["client"].poll() == 0
             and _one(conn, "select count(*) from outbox.fire") >= FIRES
             and _one(conn, "select count(*) from outbox.task") == 0
-            and _one(conn, "select count(*) from outbox.worker where pid = any(%s)", [*alive.values()])
+            and _one(conn, "select count(distinct pid) from outbox.worker where pid = any(%s)", [*alive.values()])
             == len(alive)
             == 3
         )
