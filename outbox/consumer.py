@@ -56,10 +56,11 @@ class Delivery(MessageProxy):
 class _Arrived:
     """A message as it came: not yet claimed."""
 
-    __slots__ = ("fence", "id", "message", "run_id", "since", "tag")
+    __slots__ = ("body", "fence", "id", "message", "run_id", "since", "tag")
 
-    def __init__(self, tag: int, message: dramatiq.Message[Any], id: UUID, fence: UUID) -> None:
+    def __init__(self, tag: int, body: bytes, message: dramatiq.Message[Any], id: UUID, fence: UUID) -> None:
         self.tag = tag
+        self.body = body
         self.message = message
         self.id = id
         self.fence = fence
@@ -212,9 +213,7 @@ class OutboxConsumer(Consumer):
             self._tags.append(method.delivery_tag)
             self._flush()
             return
-        if message.queue_name != self.queue_name:
-            message = message.copy(queue_name=self.queue_name)
-        self._arrived.append(_Arrived(method.delivery_tag, message, *token))
+        self._arrived.append(_Arrived(method.delivery_tag, body, message, *token))
 
     def _cancelled(self, _frame: Any) -> None:
         self._open = False
@@ -259,14 +258,23 @@ class OutboxConsumer(Consumer):
             claimed |= self._judge(left)
         if lease.id != worker or lease.beat > beat + 1:
             raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))
-        count = 0
-        for each in batch:
-            mine = claimed.get(each.id)
-            if mine is not None and mine.run_id == each.run_id:
-                run = self._station.holds(mine, each.message, self, each.tag, alone=alone)
-                self._ready.append(Delivery(each.message, run))
-                count += 1
-        return count
+        return sum(self._holds(each, claimed[each.id], alone=alone) for each in batch if each.id in claimed)
+
+    def _holds(self, each: _Arrived, claimed: Claimed, *, alone: bool) -> bool:
+        """Whether this claim is to run here: it is this copy's, and the copy says what the row says."""
+        if claimed.run_id != each.run_id:
+            return False
+        message = foreign.as_written(claimed, each.message, body=each.body)
+        if message is None or message.queue_name != self.queue_name:
+            foreign.disown(
+                self._claims(), self._station.ledger, claimed, each.message, queue=self.queue_name, body=each.body
+            )
+            self._tags.append(each.tag)
+            self.flush()
+            return False
+        run = self._station.holds(claimed, message, self, each.tag, alone=alone)
+        self._ready.append(Delivery(message, run))
+        return True
 
     def _judge(self, left: list[_Arrived]) -> dict[UUID, Claimed]:
         """What was not claimed: a lost reply, a suspect, or a copy that came too late."""

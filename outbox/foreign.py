@@ -1,6 +1,7 @@
 """Messages that are not ours: what another producer put into our queue is refused, or becomes a row, as OUTBOX_FOREIGN
 
-has it; what is no message goes aside. Nothing of them is imported, unpickled or run on its own word.
+has it; what is no message goes aside, and so does one that has a task's fence and other words than its row. Nothing of
+them is imported, unpickled or run on its own word.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from dramatiq.errors import DecodeError
 from uuid_utils.compat import uuid7
 
 from outbox.enqueue import row_of, task_of
-from outbox.ledger import Conn, Ledger, cleaned
+from outbox.ledger import Claimed, Conn, Ledger, cleaned
 from outbox.logs import get_logger
 from outbox.metrics import FOREIGN
 from outbox.models import Task
 
-__all__ = ["FENCE", "Way", "adopt", "decode", "receive", "refuse", "set_aside", "token_of"]
+__all__ = ["FENCE", "Way", "adopt", "as_written", "decode", "disown", "receive", "refuse", "set_aside", "token_of"]
 
 log = get_logger("outbox.foreign")
 
@@ -54,6 +55,37 @@ def token_of(message: dramatiq.Message[Any]) -> tuple[UUID, UUID] | None:
         return UUID(message.message_id), UUID(message.options[FENCE])
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
+
+
+def as_written(claimed: Claimed, message: dramatiq.Message[Any], *, body: bytes) -> dramatiq.Message[Any] | None:
+    """The message that the claimed row stands for; None if the one that came says anything else.
+
+    A relay of another version may have spelt the same differently: what runs is then what the row says.
+    """
+    written = claimed.body.encode()
+    if written == body:
+        return message
+    try:
+        own = decode(written)
+    except DecodeError:
+        return None
+    return own if own == message else None
+
+
+def disown(
+    conn: Conn, ledger: Ledger, claimed: Claimed, message: dramatiq.Message[Any], *, queue: str, body: bytes
+) -> None:
+    """Keep a message that has a task's fence but not its content, or came by another queue. Acknowledge it afterwards.
+
+    Somebody has read the fence: the task, claimed by it and not started, is due again with a new one.
+    """
+    actor = cleaned(str(message.actor_name), limit=200)
+    log.error("forged message refused", queue=queue, task_id=str(claimed.id), actor=actor, size=len(body))
+    with conn.transaction():
+        task = str(claimed.id)
+        _keep(conn, ledger, "forged message refused", queue=queue, body=body, task=task, actor=actor)
+        ledger.give_back(conn, [(claimed.id, claimed.run_id)])
+    FOREIGN.labels("forged").inc()
 
 
 def receive(conn: Conn, ledger: Ledger, message: dramatiq.Message[Any], *, way: Way, queue: str, body: bytes) -> bool:

@@ -62,6 +62,8 @@ class Claimed:
     lane: str | None
     suspect: bool
     published_at: datetime | None
+    #: The message as the row has it: what is run, whatever came.
+    body: str
 
 
 class Verdict(NamedTuple):
@@ -267,15 +269,17 @@ class Ledger:
         queues: Sequence[str],
         unclaimed: Sequence[str],
         claimed_through: Mapping[str, str],
+        tasks: Sequence[UUID] = (),
         step: int = 1,
     ) -> tuple[int, list[UUID]] | None:
-        """One heartbeat: (beat, runs whose cancellation is asked for), or None when this worker was declared dead.
+        """One heartbeat: (beat, its runs of `tasks` whose cancellation is asked for), or None when it was declared dead.
 
+        The tasks are named, not looked for: each row that ever ran is an entry in the index of what runs (I12).
         With `step=0` it only reports: beats are counted at the lease's pace, so that they measure time.
         """
         rows = self._run(
             conn, BEAT, worker=worker, runs=_array(runs), running=_array(running), queues=list(queues),
-            unclaimed=list(unclaimed), step=step, through=json.dumps(claimed_through),
+            unclaimed=list(unclaimed), tasks=_array(tasks), step=step, through=json.dumps(claimed_through),
         )  # fmt: skip
         return (int(rows[0][0]), list(rows[0][1] or ())) if rows else None
 
@@ -618,15 +622,13 @@ select name, epoch, paused from new
 QUEUES = "select name, epoch, paused from outbox.queue"
 
 CLAIM_DUE = """
-select t.id::text, t.queue, t.priority, t.due_at::text, convert_to(
-    '{"queue_name":' || to_json(t.queue) || ',"actor_name":' || to_json(t.actor)
-    || ',"args":' || t.args || ',"kwargs":' || t.kwargs
-    || ',"options":' || case
+select t.id::text, t.queue, t.priority, t.due_at::text, convert_to(concat(
+    '{"queue_name":', to_json(t.queue), ',"actor_name":', to_json(t.actor), ',"args":', t.args, ',"kwargs":', t.kwargs,
+    ',"options":', case
         when position('"' in t.options::text) = 0 then '{'
-        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end
-    || '"outbox_fence":"' || t.fence || '"}'
-    || ',"message_id":"' || t.id || '","message_timestamp":' || (extract(epoch from t.created_at) * 1000)::bigint || '}',
-    'UTF8')
+        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end,
+    '"outbox_fence":"', t.fence, '"},"message_id":"', t.id,
+    '","message_timestamp":', (extract(epoch from t.created_at) * 1000)::bigint, '}'), 'UTF8')
 from (
     select due.*, sum(octet_length(due.args::text) + octet_length(due.kwargs::text))
         over (rows between unbounded preceding and 1 preceding) as before
@@ -874,7 +876,7 @@ where w.id = %(worker)s
 returning w.beat, (
     select array_agg(t.run_id)
     from outbox.task t
-    where t.worker_id = w.id and t.state = 'running' and t.cancel_requested)
+    where t.id = any(%(tasks)s::uuid[]) and t.worker_id = w.id and t.state = (select 'running') and t.cancel_requested)
 """
 
 LEAVE = """
@@ -901,7 +903,13 @@ and (not t.suspect or %(alone)s)
 and (t.expires_at is null or t.expires_at > clock_timestamp())
 and t.queue <> all(array(select name from outbox.queue where paused))
 and exists (select from outbox.worker w where w.id = %(worker)s)
-returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
+returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at, concat(
+    '{"queue_name":', to_json(t.queue), ',"actor_name":', to_json(t.actor), ',"args":', t.args, ',"kwargs":', t.kwargs,
+    ',"options":', case
+        when position('"' in t.options::text) = 0 then '{'
+        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end,
+    '"outbox_fence":"', t.fence, '"},"message_id":"', t.id,
+    '","message_timestamp":', (extract(epoch from t.created_at) * 1000)::bigint, '}')
 """
 
 CLAIM_UNLOCKED = """
@@ -917,7 +925,13 @@ and (not t.suspect or %(alone)s)
 and (t.expires_at is null or t.expires_at > clock_timestamp())
 and t.queue <> all(array(select name from outbox.queue where paused))
 and exists (select from outbox.worker w where w.id = %(worker)s)
-returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
+returning t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at, concat(
+    '{"queue_name":', to_json(t.queue), ',"actor_name":', to_json(t.actor), ',"args":', t.args, ',"kwargs":', t.kwargs,
+    ',"options":', case
+        when position('"' in t.options::text) = 0 then '{'
+        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end,
+    '"outbox_fence":"', t.fence, '"},"message_id":"', t.id,
+    '","message_timestamp":', (extract(epoch from t.created_at) * 1000)::bigint, '}')
 """
 
 VERDICTS = """
@@ -936,7 +950,13 @@ left join outbox.task t on t.id = a.id
 """
 
 CLAIMS_OF = """
-select t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at
+select t.id, t.run_id, t.failures, jsonb_array_length(t.attempts) + 1, t.max_attempts, t.lane, t.suspect, t.published_at, concat(
+    '{"queue_name":', to_json(t.queue), ',"actor_name":', to_json(t.actor), ',"args":', t.args, ',"kwargs":', t.kwargs,
+    ',"options":', case
+        when position('"' in t.options::text) = 0 then '{'
+        else left(rtrim(t.options::text, e' \\t\\n\\r'), -1) || ',' end,
+    '"outbox_fence":"', t.fence, '"},"message_id":"', t.id,
+    '","message_timestamp":', (extract(epoch from t.created_at) * 1000)::bigint, '}')
 from unnest(%(ids)s::uuid[], %(runs)s::uuid[]) as a(id, run_id)
 join outbox.task t on t.id = a.id and t.run_id = a.run_id and t.state = (select 'running') and t.worker_id = %(worker)s
 """

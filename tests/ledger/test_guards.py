@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import dramatiq
 import pytest
 from outbox_rows import Outbox, failure, finished
 from states import FINISHED, UNFINISHED, a_task, beat, cancel, everything, publish, rescue, retry
@@ -23,7 +24,7 @@ SETTLES: dict[str, Settle] = {
 
 
 def with_run(id: UUID, run_id: UUID) -> Claimed:
-    return Claimed(id, run_id, 0, 1, None, None, False, None)
+    return Claimed(id, run_id, 0, 1, None, None, False, None, "")
 
 
 # ---------------------------------------------------------------------- settles
@@ -162,6 +163,20 @@ def test_two_messages_of_a_task_in_one_batch_make_one_claim(outbox: Outbox) -> N
     verdicts = outbox.ledger.verdicts(outbox.conn, [one, two], worker=worker)
     assert sorted(why for _, why in verdicts) == ["mine", "stale"]
     assert outbox.row(id)["run_id"] == claimed.run_id
+
+
+def test_each_claim_answers_the_very_body_that_is_published(outbox: Outbox) -> None:
+    """Else what came could not be told from what another one put in its place."""
+    odd = dramatiq.Message("mail", 'ä"\\', ("é\n", 1e5, [{}]), {"": {"\u2028": None}}, {"note": ' "{}" '})
+    worker, ids = outbox.a_worker(), [outbox.add(message=odd), outbox.add(), outbox.add(priority=1)]
+    with outbox.conn.transaction():
+        due = outbox.ledger.claim_due(outbox.conn, room={"mail": 3}, batch=3)
+    calls = [asked(outbox, id) for id in ids]
+    found = outbox.ledger.claim(outbox.conn, calls[:2], worker=worker, beat=0)
+    found += outbox.ledger.claim_unlocked(outbox.conn, calls[2:], worker=worker, beat=0)
+    assert {str(each.id): each.body.encode() for each in found} == {each.id: each.body for each in due}
+    again = outbox.ledger.claims_of(outbox.conn, calls, worker=worker)
+    assert sorted(again, key=repr) == sorted(found, key=repr)
 
 
 def test_a_claim_of_unlocked_rows_leaves_those_that_a_relay_holds(outbox: Outbox) -> None:
