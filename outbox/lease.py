@@ -27,6 +27,7 @@ class Report:
     """What a heartbeat tells the world."""
 
     runs: Sequence[UUID] = ()
+    tasks: Sequence[UUID] = ()
     running: Sequence[UUID] = ()
     queues: Sequence[str] = ()
     unclaimed: Sequence[str] = ()
@@ -126,7 +127,7 @@ class Lease:
         report = self._report()
         answer = self._ledger.beat(
             connection, worker=self.id, runs=report.runs, running=report.running, queues=report.queues,
-            unclaimed=report.unclaimed, claimed_through=report.claimed_through, step=int(counts),
+            unclaimed=report.unclaimed, claimed_through=report.claimed_through, tasks=report.tasks, step=int(counts),
         )  # fmt: skip
         if answer is None:
             log.error("declared dead while alive: what was held is somebody else's now", worker=str(self.id))

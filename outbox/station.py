@@ -324,6 +324,7 @@ class Station:
         with self._lock:
             return Report(
                 runs=list(self._runs),
+                tasks=[run.task_id for run, _, _ in self._runs.values()],
                 running=[run_id for run_id, (run, _, _) in self._runs.items() if run.started is not None],
                 queues=sorted(self._consumers),
                 unclaimed=sorted(name for name, consumer in self._consumers.items() if consumer.unclaimed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -37,7 +38,9 @@ def rescue(outbox: Outbox, worker: UUID, *, beat: int = 0, max_crashes: int = 3)
         return outbox.ledger.rescue(outbox.conn, worker=worker, beat=beat, max_crashes=max_crashes)
 
 
-def beat(outbox: Outbox, worker: UUID, runs: list[UUID] | None = None) -> tuple[int, list[UUID]] | None:
+def beat(
+    outbox: Outbox, worker: UUID, runs: list[UUID] | None = None, tasks: Sequence[UUID] = ()
+) -> tuple[int, list[UUID]] | None:
     return outbox.ledger.beat(
         outbox.conn,
         worker=worker,
@@ -46,6 +49,7 @@ def beat(outbox: Outbox, worker: UUID, runs: list[UUID] | None = None) -> tuple[
         queues=["mail"],
         unclaimed=[],
         claimed_through={},
+        tasks=tasks,
     )
 
 

@@ -31,10 +31,12 @@ def test_what_has_not_started_is_cancelled_at_once_and_says_why(outbox: Outbox, 
 def test_what_runs_is_asked_to_stop_by_its_worker_s_next_heartbeat(outbox: Outbox) -> None:
     worker, id = outbox.a_worker(), outbox.add()
     claimed, other = outbox.must_claim(id, worker), outbox.must_claim(outbox.add(), worker)
-    assert beat(outbox, worker, [claimed.run_id, other.run_id]) == (1, [])
+    runs, tasks = [claimed.run_id, other.run_id], [claimed.id, other.id]
+    assert beat(outbox, worker, runs, tasks) == (1, [])
     assert cancel(outbox, id) == "requested"
     assert cancel(outbox, id) == "requested"
-    assert beat(outbox, worker, [claimed.run_id, other.run_id]) == (2, [claimed.run_id])
+    assert beat(outbox, worker, runs, tasks) == (2, [claimed.run_id])
+    assert beat(outbox, outbox.a_worker(), runs, tasks) == (1, []), "of a run that is not its own"
 
 
 def test_a_run_that_succeeds_before_it_stops_stays_succeeded(outbox: Outbox) -> None:

@@ -46,6 +46,7 @@ A_BEAT: dict[str, Any] = {
     "worker": A_WORKER,
     "runs": IDS[:8],
     "running": IDS[:8],
+    "tasks": IDS[:8],
     "queues": ["mail"],
     "unclaimed": [],
     "through": "{}",
@@ -119,7 +120,7 @@ NOT_HOT = {
 BY_ID = [
     "mark published", "push back", "return dead letter", "claim", "claim unlocked", "verdicts", "claims of", "give back",
     "record successes", "record again", "record dead", "record cancelled", "rescue unlisted", "promote due", "grant",
-    "expire", "cancel", "request cancel", "reschedule", "retry now", "standing",
+    "expire", "cancel", "request cancel", "reschedule", "retry now", "standing", "beat",
 ]  # fmt: skip
 
 
@@ -299,6 +300,7 @@ def held(new_database: Callable[[str], str], migrated_template: str) -> Iterator
             rows = outbox.ledger.claim_due(conn, room={"mail": DEAD}, batch=DEAD)
             outbox.ledger.mark_published(conn, [row.id for row in rows], epochs={"mail": 0})
         front.claimed(rows)
+        conn.execute(ALL_RUN, [A_WORKER])
         conn.execute("delete from outbox.task")
         conn.execute(PASSED, {"count": 500, "spread": timedelta()})
         conn.execute("vacuum analyze outbox.task")
@@ -310,6 +312,12 @@ PASSED = """
 insert into outbox.task (id, state, queue, actor, args, kwargs, options, priority, due_at)
 select gen_random_uuid(), 'pending', 'mail', 'send_mail', '[]', '{}', '{}', n %% 2, clock_timestamp() - random() * %(spread)s
 from generate_series(1, %(count)s) n
+"""
+
+
+ALL_RUN = """
+update outbox.task
+set state = 'running', run_id = gen_random_uuid(), worker_id = %s, claimed_at = clock_timestamp(), claimed_beat = 0
 """
 
 
@@ -326,6 +334,13 @@ def test_a_claim_ahead_of_the_front_does_not_pass_the_dead_rows_of_a_held_snapsh
     print(f"pages of a claim: {from_the_front} from the front, {from_the_beginning} from the beginning")
     assert from_the_beginning > DEAD / 2  # those of the first priority
     assert from_the_front < 1000
+
+
+def test_a_heartbeat_does_not_pass_what_its_worker_has_run_beside_a_held_snapshot(held: tuple[Outbox, Front]) -> None:
+    """I12: it must not take longer, the longer somebody reads."""
+    pages = touched(held[0].conn, ledger.BEAT, A_BEAT)
+    print(f"pages of a heartbeat: {pages}")
+    assert pages < 200
 
 
 def test_ahead_and_behind_together_are_the_whole_queue(held: tuple[Outbox, Front]) -> None:
