@@ -6,12 +6,13 @@ import base64
 import os
 import resource
 import secrets
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from awaiting import await_that
+from awaiting import SOON, await_that
 from broker_side import admin, depth
 from dramatiq.errors import DecodeError
 from hostile import ACTOR, PROPERTIES, bodies, body, fenced, nasty
@@ -48,15 +49,19 @@ class Besieged:
         for start in range(0, len(hostile), every):
             sent.append(UUID(self.good.send(len(sent)).message_id))
             self.put(*hostile[start : start + every])
-        self.workshop.await_all("succeeded", len(sent))
-        self.await_quiet()
+        soon = SOON + timedelta(milliseconds=5) * len(hostile)
+        self.workshop.await_all("succeeded", len(sent), soon)
+        self.await_quiet(soon)
         return sent
 
-    def await_quiet(self) -> None:
+    def await_quiet(self, soon: timedelta = SOON) -> None:
         station, names = self.workshop.broker.station, self.workshop.broker.topology
         with admin(self.workshop.settings.rabbitmq_url) as channel:
             self.workshop.await_that(
-                lambda: not depth(channel, names.queue("default")) and not depth(channel, names.dead_letters("default"))
+                lambda: (
+                    not depth(channel, names.queue("default")) and not depth(channel, names.dead_letters("default"))
+                ),
+                soon,
             )
         self.workshop.await_that(
             lambda: not station._runs and not self.consumer.unclaimed and not self.consumer._unanswered
