@@ -270,8 +270,11 @@ def _forget_given_back(waiting: Any) -> None:
 
 def _replace_dead_threads(worker: Any) -> None:
     """Dramatiq never notices that a BaseException killed a worker thread; we do."""
+    from outbox.metrics import DEAD_THREADS
+
     for thread in [each for each in worker.workers if not each.is_alive()]:
         log.error("a worker thread died and is replaced", thread=thread.name)
+        DEAD_THREADS.inc()
         worker.workers.remove(thread)
         worker._add_worker()
 

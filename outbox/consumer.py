@@ -23,6 +23,7 @@ from pika.exceptions import AMQPError
 from outbox import foreign
 from outbox.ledger import Claimed, Conn
 from outbox.logs import get_logger
+from outbox.metrics import REPEATS_SKIPPED
 from outbox.outcomes import without_outcome
 from outbox.run import Run
 from outbox.topology import Topology, connect
@@ -291,6 +292,7 @@ class OutboxConsumer(Consumer):
                 self._arrived.append(each)
             else:
                 self._tags.append(each.tag)  # stale, or expired: the relay ends expired ones
+                REPEATS_SKIPPED.inc()
         self._flush()
         return {c.id: c for c in ledger.claims_of(conn, [each.asked for each in mine], worker=lease.id)}
 

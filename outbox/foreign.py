@@ -16,15 +16,19 @@ from uuid import UUID
 import dramatiq
 import psycopg
 from dramatiq.errors import DecodeError
+from prometheus_client import Counter
 from uuid_utils.compat import uuid7
 
 from outbox.enqueue import row_of, task_of
 from outbox.ledger import Claimed, Conn, Ledger, cleaned
 from outbox.logs import get_logger
-from outbox.metrics import FOREIGN
 from outbox.models import Task
 
 __all__ = ["FENCE", "Way", "adopt", "as_written", "decode", "disown", "receive", "refuse", "set_aside", "token_of"]
+
+FOREIGN = Counter("outbox_foreign", "Messages in our queues that no relay published.", ["became"])
+for _became in ("adopted", "forged", "refused", "set aside"):
+    FOREIGN.labels(_became)  # from the start: the first one is an increase too
 
 log = get_logger("outbox.foreign")
 

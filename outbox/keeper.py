@@ -13,8 +13,8 @@ import psycopg
 from outbox import database
 from outbox.ledger import Conn, Ledger
 from outbox.logs import get_logger
-from outbox.metrics import LOST, RESCUED
 from outbox.registry import Registry
+from outbox.relay_metrics import LOST, RESCUED
 from outbox.settings import Settings
 
 __all__ = ["Keeper", "Watch"]

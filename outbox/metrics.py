@@ -1,4 +1,4 @@
-"""Prometheus metrics of relay and worker, in the process's own registry: no files, no fork."""
+"""Prometheus metrics of a worker process, in its own registry: no files, no fork. A relay's are in `outbox/relay_metrics.py`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from prometheus_client import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from outbox.run import Run
+    from outbox.station import Station
 
 __all__ = [
-    "CONFIRM_SECONDS",
-    "FOREIGN",
-    "LOST",
+    "DEAD_THREADS",
+    "IN_HAND",
+    "LATE_OUTCOMES",
     "OUTCOMES",
-    "PUBLISHED",
-    "REFUSED",
-    "RELAY_READY",
-    "RESCUED",
+    "OUTLAWED",
+    "REPEATS_SKIPPED",
     "RUN_SECONDS",
+    "THREADS",
     "count_outcome",
+    "tell_of",
 ]
 
-_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 _LONG = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
-RELAY_READY = Gauge("outbox_relay_ready", "1 while the broker takes messages from this relay.")
-PUBLISHED = Counter("outbox_published", "Messages confirmed by the broker.")
-REFUSED = Counter("outbox_refused", "Messages that the broker refused.")
-CONFIRM_SECONDS = Histogram("outbox_confirm_seconds", "From publishing a batch to its last confirm.", buckets=_SHORT)
-LOST = Counter("outbox_lost", "Messages that the broker lost and that are published again.", ["how"])
-RESCUED = Counter("outbox_rescued", "Tasks taken from a dead worker.", ["became"])
-FOREIGN = Counter("outbox_foreign", "Messages in our queues that no relay published.", ["became"])
 OUTCOMES = Counter("outbox_outcomes", "Runs by recorded outcome.", ["actor", "outcome"])
 RUN_SECONDS = Histogram("outbox_run_seconds", "Duration of runs.", ["actor"], buckets=_LONG)
+REPEATS_SKIPPED = Counter("outbox_repeats_skipped", "Copies of messages that came too late and were not run.")
+LATE_OUTCOMES = Counter("outbox_late_outcomes", "Outcomes of runs whose task was somebody else's by then.")
+DEAD_THREADS = Counter("outbox_dead_threads", "Worker threads that died and were replaced.")
+OUTLAWED = Counter("outbox_outlawed", "How often this process was declared dead while it lived.")
+THREADS = Gauge("outbox_worker_threads", "Threads that run tasks here.")
+IN_HAND = Gauge("outbox_worker_tasks", "Tasks in this worker's hands.", ["state"])
+
+
+def tell_of(station: Station) -> None:
+    """The gauges are those of this station from now on, computed when somebody asks."""
+    THREADS.set_function(lambda: station.threads)
+    IN_HAND.labels("held").set_function(lambda: station.in_hand()[0])
+    IN_HAND.labels("running").set_function(lambda: station.in_hand()[1])
 
 
 def count_outcome(run: Run, outcome: str) -> None:

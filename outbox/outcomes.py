@@ -207,6 +207,7 @@ def _commit_with_outcome(run: Run) -> BaseException | None:
             session.rollback()
             run.recorded = True
             log.warning("late outcome ignored, its writes rolled back", task_id=str(run.task_id))
+            _count_late()
             return None
         session.commit()
         run.recorded = True
@@ -221,6 +222,12 @@ def _count_success(run: Run) -> None:
     from outbox.metrics import count_outcome  # registers metrics, which are for processes that run actors
 
     count_outcome(run, "succeeded")
+
+
+def _count_late() -> None:
+    from outbox.metrics import LATE_OUTCOMES  # as above
+
+    LATE_OUTCOMES.inc()
 
 
 def _close_session(run: Run) -> None:

@@ -133,6 +133,11 @@ class Publisher:
     def ready(self) -> bool:
         return self._ready.is_set() and not self.blocked
 
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that were sent and have no answer yet."""
+        return sum(len(batch.rows) - batch.through - len(batch.apart) for batch in list(self._batches))
+
     def publish(self, rows: Sequence[Due]) -> Future[Report]:
         """Send these; the future answers when each is confirmed, refused or returned, or the connection is gone.
 

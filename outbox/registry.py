@@ -17,7 +17,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, ShortStringTooLong
 from outbox import database, foreign
 from outbox.ledger import Conn, Due, Ledger
 from outbox.logs import get_logger
-from outbox.metrics import LOST
+from outbox.relay_metrics import LOST
 from outbox.settings import Settings
 from outbox.topology import NOT_FOUND, PromptConnection, Topology
 

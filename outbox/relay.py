@@ -12,17 +12,19 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 import psycopg
+from prometheus_client import REGISTRY
 
 from outbox import database, logs
+from outbox.census import Census
 from outbox.front import Front
 from outbox.health import Health
 from outbox.keeper import Keeper
 from outbox.lease import Lease
 from outbox.ledger import Conn, Due, Ledger
 from outbox.logs import get_logger
-from outbox.metrics import CONFIRM_SECONDS, PUBLISHED, REFUSED, RELAY_READY
 from outbox.publisher import Publisher, Report, Unpublished
 from outbox.registry import Registry
+from outbox.relay_metrics import CONFIRM_SECONDS, PUBLISHED, REFUSED, RELAY_READY, UNCONFIRMED, note_publish
 from outbox.settings import Settings
 from outbox.signals import StopSignal
 from outbox.topology import Topology
@@ -62,6 +64,7 @@ class Relay:
         self.registry = Registry(settings, self.ledger, self.topology, wake=self.wake)
         self.keeper = Keeper(settings, self.ledger, self.registry, wake=self.wake)
         self.lease = Lease(self.ledger, lambda: self.connect("lease"), kind="relay", lease=settings.lease)
+        self.census = Census(settings.schema_name, lambda: self.connect("census"))
         self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
         self._listener = threading.Thread(target=self._listen, name="outbox-listen", daemon=True)
 
@@ -237,6 +240,7 @@ class Lane(threading.Thread):
         if report.confirmed:
             relay.ledger.mark_published(conn, report.confirmed, epochs=epochs)
             PUBLISHED.inc(len(report.confirmed))
+            note_publish(rows[0].due_at, ahead=relay.census.ahead)
         if report.refused:
             REFUSED.inc(len(report.refused))
             relay.ledger.push_back(conn, [(id, why) for id in report.refused])
@@ -283,6 +287,10 @@ def main(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     relay, stop = Relay(settings), StopSignal()
     RELAY_READY.set_function(lambda: float(relay.publisher.ready))
+    UNCONFIRMED.set_function(lambda: relay.publisher.unconfirmed)
+    if settings.health_port is not None:  # else nobody asks
+        REGISTRY.register(relay.census)
+        relay.census.start()
     health = Health(
         settings.health_host, settings.health_port, live=lambda: relay.alive, ready=lambda: relay.lease.valid
     )
@@ -291,6 +299,7 @@ def main(settings: Settings) -> int:
     log.info("relay started", lanes=settings.relay_lanes, batch=settings.relay_batch)
     stop.wait()
     relay.stop()
+    relay.census.stop()
     health.stop()
     log.info("relay stopped")
     return 0

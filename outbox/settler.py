@@ -13,7 +13,7 @@ import psycopg
 from outbox.enqueue import row_of
 from outbox.ledger import Conn, Failure, Finished, Ledger
 from outbox.logs import get_logger
-from outbox.metrics import count_outcome
+from outbox.metrics import LATE_OUTCOMES, count_outcome
 from outbox.outcomes import in_doubt, is_interruption
 from outbox.run import Outcome, Run
 
@@ -185,6 +185,8 @@ def _count(runs: Sequence[Run], became: Mapping[UUID, str]) -> None:
     for run in runs:
         if outcome := became.get(run.task_id):
             count_outcome(run, outcome)
+        else:
+            LATE_OUTCOMES.inc()
 
 
 def _children(run: Run, outcome: Outcome) -> list:  # type: ignore[type-arg]

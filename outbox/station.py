@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from outbox.lease import Lease, Report
 from outbox.ledger import Claimed, Conn, Finished, Ledger
 from outbox.logs import get_logger
+from outbox.metrics import OUTLAWED, tell_of
 from outbox.outcomes import without_outcome
 from outbox.run import Run
 from outbox.settler import Settler
@@ -91,6 +92,7 @@ class Station:
         return self.settler.alive and self.lease.alive and self._keeper.is_alive()
 
     def start(self) -> None:
+        tell_of(self)
         self.settler.start()
         self.lease.start()
         self._keeper.start()
@@ -181,6 +183,12 @@ class Station:
         if self._blocked:
             return 0
         return max(2, min(16 * self.threads, int(self.threads * AHEAD / self._mean)))
+
+    def in_hand(self) -> tuple[int, int]:
+        """Tasks that are claimed here and have not started, and those that run."""
+        with self._lock:
+            running = sum(run.started is not None and run.finished is None for run, _, _ in self._runs.values())
+            return len(self._runs) - running, running
 
     @property
     def short_tasks(self) -> bool:
@@ -310,6 +318,7 @@ class Station:
         return unstarted
 
     def _drop_everything(self) -> None:
+        OUTLAWED.inc()
         with self._lock:
             dropped = self._withdraw([run for run, _, _ in self._runs.values()])
         self._settled(dropped)
