@@ -16,6 +16,7 @@ __all__ = [
     "ScopeError",
     "Snooze",
     "TaskNotFound",
+    "TookTooLong",
     "WrongState",
 ]
 
@@ -46,6 +47,15 @@ class ConfigurationError(OutboxError, ValueError):
 
 class TaskNotFound(OutboxError, LookupError):
     """No task with this id is known: neither unfinished, nor in the history, nor dead."""
+
+
+class TookTooLong(OutboxError):
+    """A search was given up: it would have read too much. The message says how to narrow it."""
+
+    def __init__(self, within: timedelta) -> None:
+        super().__init__(
+            f"The search was given up after {within.total_seconds():g} s: narrow it, by since:2h, id:… or state:… for example."
+        )
 
 
 class WrongState(OutboxError):

@@ -8,33 +8,30 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from outbox.errors import ArgumentError, TaskNotFound
+from psycopg.errors import QueryCanceled
+
+from outbox import search
+from outbox.errors import ArgumentError, TaskNotFound, TookTooLong
 from outbox.ledger import Conn
+from outbox.query import PUBLIC_STATES, PublicState, Query
+from outbox.search import WITHIN
 
 __all__ = [
     "CAP", "PUBLIC_STATES", "ActorFigures", "AttemptView", "Count", "PublicState", "QueueView", "Reader",
     "ScheduleView", "Standing", "Stats", "TaskView", "WorkerView",
 ]  # fmt: skip
 
-PublicState = Literal[
-    "scheduled", "waiting", "pending", "published", "running", "retrying", "succeeded", "dead", "cancelled"
-]
-PUBLIC_STATES: tuple[PublicState, ...] = get_args(PublicState)
-
 #: Counts of a backlog stop here: exact below, "10000+" from here on. Nobody pays for a number that nobody reads.
 CAP = 10_000
 
-#: In which stored states a public state is found.
-_STORED = {
-    "scheduled": ("scheduled",), "retrying": ("scheduled",), "waiting": ("waiting",), "pending": ("pending",),
-    "published": ("published", "running"), "running": ("running",),
-}  # fmt: skip
+ALL = Query()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,37 +194,47 @@ class Reader:
         return conn.execute(text, params, prepare=False).fetchall()
 
     def tasks(
-        self,
-        conn: Conn,
-        *,
-        states: Sequence[str] | None = None,
-        actor: str | None = None,
-        queue: str | None = None,
-        since: datetime | None = None,
-        cursor: str | None = None,
-        limit: int = 50,
+        self, conn: Conn, query: Query = ALL, *, cursor: str | None = None, limit: int = 50, within: timedelta = WITHIN
     ) -> tuple[list[TaskView], str | None]:
-        """A page of tasks, newest id first, and the cursor of the next page (None at the end).
+        """A page of the tasks that the query fits, newest id first, and the cursor of the next page (None at the end).
 
         Ids are UUIDv7, so that is the order of their making; an id given from outside falls where its digits put it.
-        `since` is about `created_at`. Filters narrow what is shown, not what is read: see the statement's cost.
-        Raises ArgumentError for an unknown state, a bad cursor, a limit outside 1 to 1000.
+        Filters narrow what is shown, not always what is read: see the statement's cost, and `search.LOOK_BACK`.
+        Raises ArgumentError for a bad cursor or a limit outside 1 to 1000, TookTooLong.
         """
         if not 1 <= limit <= 1000:
             raise ArgumentError("limit must be a whole number from 1 to 1000.")
-        if since is not None and since.tzinfo is None:
-            raise ArgumentError("since must be a datetime with a time zone, such as datetime.now(UTC).")
-        wanted = _checked(states)
-        stored = sorted({each for state in wanted for each in _STORED.get(state, ())})
-        more = limit + 1
-        rows = self._run(
-            conn, TASKS, states=wanted if states else None, stored=stored, actor=actor, queue=queue, since=since,
-            before=_id_of(cursor),
-            hot=more if stored else 0, cold=more if {"succeeded", "cancelled"} & set(wanted) else 0,
-            dead=more if "dead" in wanted else 0, more=more,
-        )  # fmt: skip
+        before = _id_of(cursor)
+        with self._searching(conn, within) as now:
+            rows = self._run(conn, search.FIND, **search.values_of(query, now, before=before, limit=limit + 1))
         views = [_task(row) for row in rows[:limit]]
         return views, _cursor_of(views[-1].id) if len(rows) > limit else None
+
+    def count(self, conn: Conn, query: Query = ALL, *, within: timedelta = WITHIN) -> Count:
+        """How many tasks the query fits: exact up to the cap. Raises TookTooLong."""
+        with self._searching(conn, within) as now:
+            rows = self._run(conn, search.COUNT, **search.values_of(query, now, before=None, limit=CAP + 1))
+        return Count(min(rows[0][0], CAP), at_least=rows[0][0] > CAP)
+
+    def now(self, conn: Conn) -> datetime:
+        """The database's clock."""
+        found: datetime = conn.execute("select clock_timestamp()").fetchall()[0][0]
+        return found
+
+    def offered(self, conn: Conn, key: Literal["actor", "queue"]) -> list[str]:
+        """Names that a query may give behind this key, of late tasks and of queues; for completion."""
+        return sorted({name for (name,) in self._run(conn, LATE_ACTORS if key == "actor" else LATE_QUEUES)})
+
+    @contextmanager
+    def _searching(self, conn: Conn, within: timedelta) -> Iterator[datetime]:
+        """Now, in a transaction whose statements end within that time; the caller's own goes on as it was."""
+        limit = f"{within / timedelta(milliseconds=1):.0f}"
+        try:
+            with conn.transaction(force_rollback=True):
+                begun = conn.execute("select set_config('statement_timeout', %s, true), clock_timestamp()", [limit])
+                yield begun.fetchall()[0][1]
+        except QueryCanceled:
+            raise TookTooLong(within) from None
 
     def task(self, conn: Conn, id: UUID) -> TaskView | None:
         """The task with all its attempts, the oldest first, or None when nothing with this id is known."""
@@ -280,13 +287,6 @@ class Reader:
         return Stats(since=since, until=until, total=figures[0], actors=figures[1:])
 
 
-def _checked(states: Sequence[str] | None) -> list[str]:
-    unknown = [state for state in states or () if state not in PUBLIC_STATES]
-    if unknown:
-        raise ArgumentError(f"{unknown[0]!r} is not a state of a task; these are: {', '.join(PUBLIC_STATES)}.")
-    return list(states or PUBLIC_STATES)
-
-
 def _cursor_of(id: UUID) -> str:
     return base64.urlsafe_b64encode(id.bytes).decode().rstrip("=")
 
@@ -331,68 +331,6 @@ def _attempt(row: dict[str, Any]) -> AttemptView:
 def _maybe(read: Any, value: str | None) -> Any:
     return None if value is None else read(value)
 
-
-# Cost without filters: the newest `limit` entries of each table's index on id; in the history, one index descent a
-# partition. With filters: rows are read from the newest down until `limit` fit; `since` spares the partitions before
-# it. A state kept by a partial index alone (running, say) is read from that. Claimed is not yet started: the world sees
-# `running` when the worker's heartbeat lists it.
-TASKS = """
-select *
-from (
-    (
-        select t.id, s.state, t.actor, t.queue, t.args, t.kwargs, t.options, t.priority, t.created_at, t.due_at,
-            t.published_at, case when s.state = 'running' then t.claimed_at end as started_at,
-            null::timestamptz as finished_at, t.expires_at, t.failures, t.crashes, t.losses, t.max_attempts, t.lane,
-            t.unique_key, t.cancel_requested, t.reason, t.worker_id
-        from outbox.task t
-        left join outbox.worker w on w.id = t.worker_id
-        cross join lateral (
-            select case
-                when t.state = 'scheduled' and t.failures > 0 then 'retrying'
-                when t.state = 'running' and not coalesce(t.run_id = any(w.running), true) then 'published'
-                else t.state end as state
-        ) s
-        where (%(states)s::text[] is null
-            or (t.state = any(%(stored)s::text[]) and s.state = any(%(states)s::text[])))
-        and (%(before)s::uuid is null or t.id < %(before)s::uuid)
-        and (%(actor)s::text is null or t.actor = %(actor)s::text)
-        and (%(queue)s::text is null or t.queue = %(queue)s::text)
-        and (%(since)s::timestamptz is null or t.created_at >= %(since)s::timestamptz)
-        order by t.id desc
-        limit %(hot)s
-    )
-    union all
-    (
-        select h.id, h.state, h.actor, h.queue, h.args, h.kwargs, h.options, h.priority, h.created_at, h.due_at,
-            h.published_at, h.started_at, h.finished_at, h.expires_at, h.failures, h.crashes, h.losses,
-            h.max_attempts, h.lane, h.unique_key, false, h.reason, h.worker_id
-        from outbox.history h
-        where (%(states)s::text[] is null or h.state = any(%(states)s::text[]))
-        and (%(before)s::uuid is null or h.id < %(before)s::uuid)
-        and (%(actor)s::text is null or h.actor = %(actor)s::text)
-        and (%(queue)s::text is null or h.queue = %(queue)s::text)
-        and (%(since)s::timestamptz is null
-            or (h.created_at >= %(since)s::timestamptz and h.finished_at >= %(since)s::timestamptz))
-        order by h.id desc
-        limit %(cold)s
-    )
-    union all
-    (
-        select d.id, d.state, d.actor, d.queue, d.args, d.kwargs, d.options, d.priority, d.created_at, d.due_at,
-            d.published_at, d.started_at, d.finished_at, d.expires_at, d.failures, d.crashes, d.losses,
-            d.max_attempts, d.lane, d.unique_key, false, d.reason, d.worker_id
-        from outbox.dead d
-        where (%(before)s::uuid is null or d.id < %(before)s::uuid)
-        and (%(actor)s::text is null or d.actor = %(actor)s::text)
-        and (%(queue)s::text is null or d.queue = %(queue)s::text)
-        and (%(since)s::timestamptz is null or d.created_at >= %(since)s::timestamptz)
-        order by d.id desc
-        limit %(dead)s
-    )
-) a
-order by id desc
-limit %(more)s
-"""
 
 # Cost: one index descent a table, and one a partition of the history.
 TASK = """
@@ -573,6 +511,22 @@ select w.id, w.kind, w.host, w.pid, w.queues, w.threads, w.started_at, w.beat_at
         order by t.claimed_at)
 from outbox.worker w
 order by w.kind, w.started_at
+"""
+
+# Cost: the newest thousand entries of each table's index on id; in the history, of each partition.
+LATE_ACTORS = """
+select actor from (select t.actor from outbox.task t order by t.id desc limit 1000) late
+union
+select actor from (select h.actor from outbox.history h order by h.id desc limit 1000) late
+union
+select actor from (select d.actor from outbox.dead d order by d.id desc limit 1000) late
+"""
+
+# Cost: the tables of queues and processes.
+LATE_QUEUES = """
+select name from outbox.queue
+union
+select unnest(w.queues) from outbox.worker w
 """
 
 # Cost: the table of schedules, one index entry of the fires for each.

@@ -11,10 +11,12 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from outbox import operate
-from outbox.errors import ArgumentError, TaskNotFound
+from outbox import operate, query
+from outbox.errors import ArgumentError, TaskNotFound, TookTooLong
 from outbox.ledger import Conn, Ledger
-from outbox.reads import PublicState, Reader
+from outbox.query import PublicState, QueryError
+from outbox.reads import Reader
+from outbox.search import LOOK_BACK
 from outbox.wake import wake
 from service.access import Admin
 from service.access import Reader as ReaderRole
@@ -27,6 +29,15 @@ from service.violations import Violation
 __all__ = ["routes"]
 
 routes = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=StrictRoute)
+
+
+EXAMPLE = 'actor:send_mail state:dead error:"timed out" since:2h'
+Q = (
+    "A query, the same as on the command line: terms beside each other, all of which must hold; `state`, `actor` and `queue` "
+    f"given more than once mean either. {'; '.join(f'`{key}`: {means}' for key, means in query.KEYS.items())}. Words without "
+    "a key are looked for in actor, queue, arguments and error. A text with spaces stands in double quotes. With any filter "
+    f"but an id, tasks that succeeded or were cancelled are looked for within {LOOK_BACK.days} days, unless `since` is given."
+)
 
 
 class TaskItem(BaseModel):
@@ -85,10 +96,11 @@ class TaskPage(BaseModel):
 
 
 class TaskFilter(BaseModel):
-    """What to list. `state` may be given several times; `since` is about the time of creation."""
+    """What to list: a query, and parameters that are shorthand for some of its terms. All of them must hold."""
 
     model_config = ConfigDict(extra="forbid")
 
+    q: Annotated[Annotated[str, Field(max_length=2000, description=Q, examples=[EXAMPLE])] | None, OrEmpty] = None
     state: Annotated[list[PublicState] | None, OrEmpty] = None
     actor: Annotated[Annotated[Line, Field(max_length=255)] | None, OrEmpty] = None
     queue: Annotated[Annotated[Line, Field(max_length=255)] | None, OrEmpty] = None
@@ -136,17 +148,10 @@ def list_tasks(
     request: Request, session: Db, _principal: ReaderRole, wanted: Annotated[TaskFilter, Query()]
 ) -> TaskPage:
     """The newest tasks first, a page at a time."""
-    reader = Reader(request.app.state.settings.outbox_schema)
-    with session.begin(), _cursor_checked():
-        found, next_cursor = reader.tasks(
-            driver_connection(session.connection()),
-            states=wanted.state,
-            actor=wanted.actor,
-            queue=wanted.queue,
-            since=wanted.since,
-            cursor=wanted.cursor,
-            limit=wanted.limit,
-        )
+    reader, wanted_tasks = Reader(request.app.state.settings.outbox_schema), _query_of(wanted)
+    with session.begin(), _search_checked():
+        connection = driver_connection(session.connection())
+        found, next_cursor = reader.tasks(connection, wanted_tasks, cursor=wanted.cursor, limit=wanted.limit)
     return TaskPage(items=[TaskItem.model_validate(each) for each in found], next_cursor=next_cursor)
 
 
@@ -213,10 +218,30 @@ def _detail(connection: Conn, ledger: Ledger, task_id: UUID) -> TaskDetail:
     return TaskDetail.model_validate(found)
 
 
+def _query_of(wanted: TaskFilter) -> query.Query:
+    shorthand = query.Query(
+        states=tuple(wanted.state or ()),
+        actors=(wanted.actor,) if wanted.actor else (),
+        queues=(wanted.queue,) if wanted.queue else (),
+        since=wanted.since,
+    )
+    try:
+        return query.parse(wanted.q or "").also(shorthand)
+    except QueryError as error:
+        raise _refused("query/q", f"at character {error.position + 1}: {error.why}") from None
+    except ArgumentError as error:
+        raise _refused("query/q", f"together with the other parameters: {error}") from None
+
+
 @contextmanager
-def _cursor_checked() -> Iterator[None]:
+def _search_checked() -> Iterator[None]:
     try:
         yield
+    except TookTooLong as error:
+        raise _refused("query/q", str(error)) from None
     except ArgumentError:
-        wrong = Violation("query/cursor", "must be next_cursor of the page before, unchanged")
-        raise Problem("invalid", "Nothing was read: see errors.", errors=[wrong]) from None
+        raise _refused("query/cursor", "must be next_cursor of the page before, unchanged") from None
+
+
+def _refused(pointer: str, detail: str) -> Problem:
+    return Problem("invalid", "Nothing was read: see errors.", errors=[Violation(pointer, detail)])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -16,12 +16,15 @@ from outbox.cli.exits import Exit, Trouble
 from outbox.cli.times import ago
 
 if TYPE_CHECKING:
-    from outbox.reads import TaskView
+    from outbox.query import PublicState, Query
 
-__all__ = ["Act", "Does", "Filter", "Result", "ask", "carry_out", "page"]
+__all__ = ["PATIENCE", "Act", "Asked", "Does", "Result", "ask", "carry_out", "options", "tell_of_look_back"]
 
 #: Tasks of one transaction: few enough to hold nobody up, many enough to be quick.
 BATCH = 100
+
+#: A search from the command line may take as long: nobody else waits for its connection.
+PATIENCE = timedelta(seconds=30)
 
 #: Does it to one task, in an open transaction, and answers what became of it.
 Does = Callable[[Door, UUID, str], str]
@@ -44,62 +47,60 @@ class Result(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Filter:
-    """Which tasks. `narrow` when the user named at least one condition."""
+class Asked:
+    """What the words and options of a command name: tasks by their ids, or those that a query fits."""
 
-    states: Sequence[str]
-    actor: str | None
-    queue: str | None
-    since: datetime | None
-    narrow: bool
+    query: Query
+    ids: Sequence[str] = ()
 
     @classmethod
-    def of(
-        cls,
-        states: Sequence[str] | None,
-        actor: str | None,
-        queue: str | None,
-        since: str | None,
-        *,
-        default: Sequence[str] = (),
-    ) -> Filter:
-        """From the options; `default` are the states when none is given."""
-        try:
-            instant = ago(since, now()) if since else None
-        except ValueError as error:
-            raise Trouble(Exit.USAGE, f"--since: {error}.") from None
-        return cls(states or default, actor, queue, instant, bool(states or actor or queue or since))
+    def of(cls, words: Sequence[str] | None, options: Query) -> Asked:
+        """A word with a colon makes all words a query; else they are ids, or `-`. Options narrow the query."""
+        from outbox.query import parse
+
+        if not any(":" in word for word in words or ()):
+            return cls(options, list(words or ()))
+        return cls(parse(" ".join(words or ())).also(options))
 
 
-def page(door: Door, which: Filter, cursor: str | None, limit: int) -> tuple[list[TaskView], str | None]:
-    """One page of the tasks that fit."""
-    return door.reader.tasks(
-        door.conn, states=which.states or None, actor=which.actor, queue=which.queue, since=which.since,
-        cursor=cursor, limit=limit,
-    )  # fmt: skip
+def options(states: Sequence[str] | None, actor: str | None, queue: str | None, since: str | None) -> Query:
+    """The options, which are shorthand for the same terms of a query."""
+    from outbox.query import Query
+
+    try:
+        instant = ago(since, now()) if since else None
+    except ValueError as error:
+        raise Trouble(Exit.USAGE, f"--since: {error}.") from None
+    return Query(
+        states=tuple(states or ()),  # type: ignore[arg-type]  # Query checks them
+        actors=(actor,) if actor else (),
+        queues=(queue,) if queue else (),
+        since=instant,
+    )
 
 
 def carry_out(
     act: Act,
-    ids: Sequence[str] | None,
-    which: Filter,
+    asked: Asked,
     *,
+    states: Sequence[PublicState],
     everything: bool,
     yes: bool,
     dry_run: bool,
     who: str | None,
     as_json: bool,
 ) -> None:
-    """Do it to each task named or found, and leave with the code that says how it went.
+    """Do it to each task named or found, and leave with the code that says how it went. `states`: unless the query names some.
 
     What is found is fixed before the question is asked: nothing that comes later is touched.
     """
-    _check_which(act, ids, which, everything)
+    _check_which(act, asked, everything)
     with opened() as door:
-        if ids:
-            chosen, results = _resolved(door, _read(ids))
+        if asked.ids:
+            chosen, results = _resolved(door, _read(asked.ids))
         else:
-            chosen, results = _found(door, act, which, yes=yes or dry_run), []
+            query = asked.query if asked.query.states else replace(asked.query, states=tuple(states))
+            chosen, results = _found(door, act, query, yes=yes or dry_run), []
         if dry_run:
             results += [Result(str(id), f"would be {act.done}") for id in chosen]
         else:
@@ -121,13 +122,13 @@ def ask(question: str) -> None:
         raise Trouble(Exit.ERROR, "Nothing was done.")
 
 
-def _check_which(act: Act, ids: Sequence[str] | None, which: Filter, everything: bool) -> None:
-    if ids and (which.narrow or everything):
-        raise Trouble(Exit.USAGE, "Ids and filters exclude each other.")
-    if not ids and not which.narrow and not everything:
+def _check_which(act: Act, asked: Asked, everything: bool) -> None:
+    if asked.ids and (asked.query or everything):
+        raise Trouble(Exit.USAGE, "Ids and filters exclude each other.", "As part of a query an id is written id:01a2.")
+    if not asked.ids and not asked.query and not everything:
         raise Trouble(
-            Exit.USAGE, f"Say which tasks to {act.name}: ids, a filter, or --all.",
-            f"outbox tasks {act.name} ID, or --actor NAME --since 2h; --dry-run shows what fits.",
+            Exit.USAGE, f"Say which tasks to {act.name}: ids, a query, or --all.",
+            f"outbox tasks {act.name} ID, or 'actor:NAME since:2h'; --dry-run shows what fits.",
         )  # fmt: skip
 
 
@@ -155,23 +156,35 @@ def _resolved(door: Door, texts: Sequence[str]) -> tuple[list[UUID], list[Result
     return chosen, refused
 
 
-def _found(door: Door, act: Act, which: Filter, *, yes: bool) -> list[UUID]:
-    """All that fit, the oldest first; shown and agreed to."""
+def _found(door: Door, act: Act, query: Query, *, yes: bool) -> list[UUID]:
+    """All that fit at this moment, the oldest first; shown and agreed to."""
+    frozen = query.frozen(door.reader.now(door.conn))
     found: list[UUID] = []
     kinds: Counter[str] = Counter()
     cursor: str | None = None
     with show.progress("looking", None) as advance:
         while True:
-            tasks, cursor = page(door, which, cursor, 1000)
+            tasks, cursor = door.reader.tasks(door.conn, frozen, cursor=cursor, limit=1000, within=PATIENCE)
             found += [task.id for task in tasks]
             kinds.update(f"{task.state} {task.actor}" for task in tasks)
             advance(len(tasks))
             if cursor is None:
                 break
     show.note(f"{len(found)} tasks fit: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(5)))
+    show.note(f"These, and none that comes later: {frozen}")
+    tell_of_look_back(query)
     if found and not yes:
         ask(f"{act.name} {len(found)} tasks, for example {found[0]}?")
     return found[::-1]
+
+
+def tell_of_look_back(query: Query) -> None:
+    """Finished tasks have their bound: where it may have left some out, say so."""
+    from outbox.search import LOOK_BACK, looks_back_to
+
+    bounded = query.since is None and looks_back_to(query, now()) is not None
+    if bounded and (not query.states or {"succeeded", "cancelled"} & set(query.states)):
+        show.note(f"Finished tasks of the last {LOOK_BACK.days} days; since:30d, for example, looks further back.")
 
 
 def _do_all(door: Door, act: Act, ids: Sequence[UUID], who: str, as_json: bool) -> list[Result]:

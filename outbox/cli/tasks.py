@@ -1,4 +1,4 @@
-"""`outbox tasks`: look at tasks, retry, cancel and move them; one by one, by ids on stdin, or all that fit a filter."""
+"""`outbox tasks`: look at tasks, retry, cancel and move them; one by one, by ids on stdin, or all that a query fits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from uuid import UUID
 import typer
 
 from outbox.cli import bulk, show
-from outbox.cli.bulk import Filter
+from outbox.cli.bulk import Asked, options
+from outbox.cli.completion import completed
 from outbox.cli.door import Door, now, opened
 from outbox.cli.exits import Exit, Trouble
 from outbox.cli.options import DryRun, Json, Who, Yes
@@ -16,6 +17,7 @@ from outbox.cli.show import Column
 from outbox.cli.times import ahead, duration
 
 if TYPE_CHECKING:
+    from outbox.query import PublicState, Query
     from outbox.reads import AttemptView, TaskView
 
 __all__ = ["join"]
@@ -27,6 +29,9 @@ def join(root: typer.Typer) -> None:
     root.add_typer(tasks, name="tasks", rich_help_panel="Operators")
 
 
+EXAMPLE = "'actor:send_mail state:dead since:2h'"
+KEYS = "state, actor, queue, id, args.NAME, kwargs.NAME, error, lane, unique, since, until; words without one are looked for"
+
 States = Annotated[
     list[str] | None,
     typer.Option("--state", "-s", help="scheduled, waiting, pending, published, running, retrying, succeeded, dead, "
@@ -35,15 +40,28 @@ States = Annotated[
 Actor = Annotated[str | None, typer.Option("--actor", "-a", help="Tasks of this actor.")]
 Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Tasks of this queue.")]
 Since = Annotated[str | None, typer.Option("--since", help="Created since: 2h, 1d12h, yesterday 09:00, ISO 8601.")]
-Ids = Annotated[
+Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ID]...|-", help="Ids, or their beginnings; `-` reads them from stdin, one a line."),
+    typer.Argument(
+        metavar="[QUERY]",
+        help=f"Such as {EXAMPLE}. Keys: {KEYS}.",
+        autocompletion=lambda incomplete: completed(incomplete),
+    ),
+]
+Which = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ID]...|-|[QUERY]",
+        help=f"Ids, or their beginnings; `-` reads them from stdin, one a line; or a query, such as {EXAMPLE}.",
+        autocompletion=lambda incomplete: completed(incomplete),
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Without any filter: all that can be.")]
 
 
 @tasks.command("list")
 def list_(
+    words: Words = None,
     state: States = None,
     actor: Actor = None,
     queue: Queue = None,
@@ -52,19 +70,23 @@ def list_(
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended.")] = None,
     json: Json = False,
 ) -> None:
-    """List tasks, the newest first.
+    """List tasks, the newest first: all, or those that a query fits. The options are shorthand for its terms.
 
     Columns: id, state, actor, queue, created, due, finished, failures, args, kwargs, reason.
     """
-    which = Filter.of(state, actor, queue, since)
+    from outbox.query import parse
+
+    query = parse(" ".join(words or ())).also(options(state, actor, queue, since))
     with opened() as door:
-        found, following = _some(door, which, cursor, limit)
+        found, following = _some(door, query, cursor, limit)
         if json:
             show.document({"items": found, "next_cursor": following})
             return
         show.table(found, COLUMNS, empty="No task fits.")
     if following:
         show.note(f"More: --cursor {following}")
+    else:
+        bulk.tell_of_look_back(query)
 
 
 @tasks.command("show")
@@ -84,7 +106,7 @@ def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginnin
 
 @tasks.command()
 def retry(
-    ids: Ids = None,
+    which: Which = None,
     state: States = None,
     actor: Actor = None,
     queue: Queue = None,
@@ -97,16 +119,16 @@ def retry(
 ) -> None:
     """Run dead, cancelled and retrying tasks now: same id, attempts kept.
 
-    By ids, or by a filter (then of the dead, unless --state says otherwise).
+    By ids, or by a query (then of the dead, unless it names a state).
     """
-    which = Filter.of(state, actor, queue, since, default=("dead",))
+    asked = Asked.of(which, options(state, actor, queue, since))
     act = bulk.Act("retry", "retried", lambda door, id, by: _retry(door, id, by))
-    bulk.carry_out(act, ids, which, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
+    bulk.carry_out(act, asked, states=("dead",), everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
 
 
 @tasks.command()
 def cancel(
-    ids: Ids = None,
+    which: Which = None,
     state: States = None,
     actor: Actor = None,
     queue: Queue = None,
@@ -120,16 +142,16 @@ def cancel(
 ) -> None:
     """Cancel unfinished tasks: at once, or as a request where a worker runs them already.
 
-    By ids, or by a filter (then of all unfinished ones, unless --state says otherwise).
+    By ids, or by a query (then of all unfinished ones, unless it names a state).
     """
-    which = Filter.of(state, actor, queue, since, default=UNFINISHED)
+    asked = Asked.of(which, options(state, actor, queue, since))
     act = bulk.Act("cancel", "cancelled", lambda door, id, by: _cancel(door, id, by, reason))
-    bulk.carry_out(act, ids, which, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
+    bulk.carry_out(act, asked, states=UNFINISHED, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
 
 
 @tasks.command()
 def reschedule(
-    ids: Ids = None,
+    which: Which = None,
     at: Annotated[str | None, typer.Option("--at", help="When: tomorrow 09:00, ISO 8601.")] = None,
     in_: Annotated[str | None, typer.Option("--in", help="How long from now: 90s, 2h, 1d12h.")] = None,
     state: States = None,
@@ -144,19 +166,21 @@ def reschedule(
 ) -> None:
     """Move tasks that have not started to another time.
 
-    By ids, or by a filter (then of the scheduled and retrying ones, unless --state says otherwise).
+    By ids, or by a query (then of the scheduled and retrying ones, unless it names a state).
     """
     if (at is None) == (in_ is None):
         raise Trouble(Exit.USAGE, "Say when: --at or --in, one of them.", "outbox tasks reschedule ID --in 2h")
     move = _move_to(at, in_)
-    which = Filter.of(state, actor, queue, since, default=("scheduled", "retrying"))
+    asked = Asked.of(which, options(state, actor, queue, since))
     act = bulk.Act("reschedule", "moved", move)
-    bulk.carry_out(act, ids, which, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
+    bulk.carry_out(
+        act, asked, states=("scheduled", "retrying"), everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json
+    )
 
 
 # ---------------------------------------------------------------------- the acts
 
-UNFINISHED = ("scheduled", "waiting", "pending", "published", "running", "retrying")
+UNFINISHED: tuple[PublicState, ...] = ("scheduled", "waiting", "pending", "published", "running", "retrying")
 
 
 def _retry(door: Door, id: UUID, who: str) -> str:
@@ -190,10 +214,12 @@ def _move_to(at: str | None, in_: str | None) -> bulk.Does:
 # ---------------------------------------------------------------------- looking
 
 
-def _some(door: Door, which: Filter, cursor: str | None, limit: int) -> tuple[list[TaskView], str | None]:
+def _some(door: Door, query: Query, cursor: str | None, limit: int) -> tuple[list[TaskView], str | None]:
     found: list[TaskView] = []
     while True:
-        page, cursor = bulk.page(door, which, cursor, min(limit - len(found), 500))
+        page, cursor = door.reader.tasks(
+            door.conn, query, cursor=cursor, limit=min(limit - len(found), 500), within=bulk.PATIENCE
+        )
         found += page
         if cursor is None or len(found) >= limit:
             return found, cursor

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, time, timedelta
+
+from outbox.times import duration
 
 __all__ = ["ago", "ahead", "duration", "in_words", "instant"]
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
-
-
-def duration(text: str) -> timedelta:
-    """`90s`, `2h`, `1d12h`, or plain seconds. Raises ValueError."""
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
-        text += "s"
-    if not text or _PART.sub("", text):
-        raise ValueError(f"{text!r} is not a duration such as 90s, 15m, 2h or 1d12h")
-    try:
-        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
-    except OverflowError:
-        raise ValueError(f"{text!r} is too long") from None
 
 
 def instant(text: str, now: datetime) -> datetime:
