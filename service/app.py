@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     api.state.paces = paces_for(settings)
     api.state.watch = Watch(api.state.engine, schema=settings.outbox_schema, most=settings.streams)
     ProcessCollector(registry=registry)
-    health.Backlog(registry, api.state.engine, schema=settings.outbox_schema)
+    health.DatabaseUp(registry, api.state.engine)
     api.add_middleware(BodyLimit, octets=settings.body_limit)
     api.add_middleware(Witness, metrics=RequestMetrics(registry))
     problems.install(api)

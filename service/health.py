@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from threading import Lock
 
 from fastapi import APIRouter, Request, Response
@@ -13,11 +12,9 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from outbox.reads import QueueView, Reader
-from service.database import driver_connection
 from service.problems import Problem
 
-__all__ = ["Backlog", "routes"]
+__all__ = ["DatabaseUp", "routes"]
 
 routes = APIRouter(tags=["health"])
 
@@ -44,58 +41,43 @@ _TEXT = {"description": "As Prometheus reads it.", "content": {"text/plain": {"s
 
 @routes.get("/metrics", response_class=Response, responses={200: _TEXT})
 def metrics(request: Request) -> Response:
-    """Requests and the outbox's backlog, in the text format of Prometheus."""
+    """Requests, and whether the database answers, in the text format of Prometheus."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-class Backlog(Collector):
-    """Unfinished tasks by queue and state, each count up to 10,000.
+class DatabaseUp(Collector):
+    """Whether the database answers. What is in it the relay tells, which counts it once for all.
 
     Anyone may ask, without a key: the database is asked once a second at most, by one thread.
     """
 
-    def __init__(self, registry: CollectorRegistry, engine: Engine, *, schema: str) -> None:
+    def __init__(self, registry: CollectorRegistry, engine: Engine) -> None:
         self._engine = engine
-        self._reader = Reader(schema)
-        self._counting = Lock()
-        self._counted: list[Metric] = []
+        self._asking = Lock()
+        self._up = False
         self._until = 0.0
         registry.register(self)
 
     def describe(self) -> list[Metric]:
-        return []
+        return [_up()]
 
     def collect(self) -> list[Metric]:
-        with self._counting:
+        with self._asking:
             if time.monotonic() >= self._until:
-                self._counted = list(self._count())
+                self._up = self._answers()
                 self._until = time.monotonic() + 1
-            return self._counted
+            return [_up(float(self._up))]
 
-    def _count(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("api_database_up", "Whether the backlog could be counted.")
-        tasks = GaugeMetricFamily(
-            "outbox_backlog_tasks", "Unfinished tasks; 10000 means so many or more.", labels=["queue", "state"]
-        )
-        oldest = GaugeMetricFamily(
-            "outbox_oldest_due_seconds", "For how long the oldest due task has waited for the relay.", labels=["queue"]
-        )
+    def _answers(self) -> bool:
         try:
-            queues = self._queues()
+            with self._engine.connect() as connection:
+                return bool(connection.execute(text("select true")).scalar_one())
         except SQLAlchemyError:
-            up.add_metric([], 0)
-            yield up
-            return
-        up.add_metric([], 1)
-        for queue in queues:
-            for state, count in queue.counts.items():
-                tasks.add_metric([queue.name, state], count.number)
-            oldest.add_metric([queue.name], queue.oldest_due.total_seconds() if queue.oldest_due else 0)
-        yield from (up, tasks, oldest)
+            return False
 
-    def _queues(self) -> list[QueueView]:
-        with self._engine.connect() as connection:
-            return self._reader.queues(driver_connection(connection))
+
+def _up(value: float | None = None) -> Metric:
+    return GaugeMetricFamily("api_database_up", "1 while the database answers this API.", value=value)
 
 
 _MISSING = text("select exists (select from unnest(cast(:tables as text[])) t where to_regclass(t) is null)")
