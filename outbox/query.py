@@ -151,7 +151,7 @@ def last_term(text: str) -> tuple[str, str, str]:
 _SPACE = re.compile(r"\s*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _BARE = re.compile(r'[^\s"]+')
-_KEY = re.compile(r'([A-Za-z_]+)((?:\.(?:[^\s.:"\\]+|"(?:[^"\\]|\\.)*"))*):', re.DOTALL)
+_KEY = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)((?:\.(?:[^\s.:"\\]+|"(?:[^"\\]|\\.)*"))*):', re.DOTALL)
 _STEP = re.compile(r'\.(?:([^\s.:"\\]+)|"((?:[^"\\]|\\.)*)")', re.DOTALL)
 _BEGUN = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*(?:"|\Z))+', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)

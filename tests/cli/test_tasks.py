@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from outbox.cli.completion import completed
 from tests.cli.conftest import Cli, Scene, lines
 
 
@@ -47,6 +48,72 @@ def test_filters_of_a_list(scene: Scene, cli: Cli) -> None:
     told = cli("tasks", "list", "-s", "dead", "-s", "retrying", "-a", "send", "-q", "mail", "--since", "1h")
     assert [row[0] for row in lines(told.stdout)] == [str(id)]
     assert cli("tasks", "list", "--since", "tomorrow").stdout == ""
+
+
+def test_a_query_and_the_options_are_the_same(scene: Scene, cli: Cli) -> None:
+    (id,) = scene.dead(actor="send", queue="mail", error="timed out", kwargs={"user_id": 42})
+    scene.dead(actor="draw")
+    scene.pending(actor="send")
+    for words in (
+        ["state:dead actor:send queue:mail since:1h"],
+        ["state:dead", "actor:send", "queue:mail", "since:1h"],
+        ["state:dead actor:send", "-q", "mail", "--since", "1h"],
+        ['args.user_id:42 error:"timed out" send'],
+    ):
+        told = cli("tasks", "list", *words)
+        assert (told.exit_code, [row[0] for row in lines(told.stdout)]) == (0, [str(id)]), told.stderr
+
+
+def test_a_list_says_how_far_back_it_looked_for_finished_tasks(scene: Scene, cli: Cli) -> None:
+    scene.succeeded(actor="send")
+    assert "Finished tasks of the last 7 days" in cli("tasks", "list", "actor:send").stderr
+    for words in ([], ["actor:send since:30d"], ["actor:send state:dead"], ["id:01"]):
+        assert cli("tasks", "list", *words).stderr == ""
+
+
+def test_acts_by_query_touch_what_it_fits_and_nothing_that_comes_later(scene: Scene, cli: Cli) -> None:
+    ids, others = scene.dead(2, actor="send", error="timed out"), scene.dead(actor="send", error="refused")
+    told = cli("tasks", "retry", "actor:send error:timed", "--dry-run")
+    assert (told.exit_code, {row[0] for row in lines(told.stdout)}) == (0, {str(id) for id in ids})
+    assert "2 tasks fit: 2 dead send" in told.stderr
+    frozen = told.stderr.split("none that comes later: ")[1].splitlines()[0]
+    assert frozen.startswith("state:dead actor:send error:timed until:2")
+    late = scene.dead(actor="send", error="timed out")
+    assert cli("tasks", "retry", frozen, "--yes").exit_code == 0
+    assert [scene.state(id) for id in (*ids, *others, *late)] == ["pending", "pending", "dead", "dead"]
+
+
+def test_cancel_and_reschedule_by_query(scene: Scene, cli: Cli) -> None:
+    (id,), (other,) = scene.scheduled(actor="send"), scene.scheduled(actor="draw")
+    assert lines(cli("tasks", "reschedule", "actor:send", "--at", "2030-01-31T09:00+00:00", "-y").stdout)[0][0] == str(
+        id
+    )
+    assert cli("tasks", "cancel", "actor:send", "--yes").exit_code == 0
+    assert (scene.state(id), scene.state(other)) == ("cancelled", "scheduled")
+
+
+def test_a_query_is_completed_by_keys_states_and_the_names_that_there_are(
+    scene: Scene, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.dead(actor="send_mail", queue="mail")
+    scene.succeeded(actor="send_letter")
+    scene.published(queue="mail")
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert completed("a") == ["actor:", "args."]
+    assert completed('error:"a b" state:d') == ['error:"a b" state:dead']
+    assert completed("actor:send") == ["actor:send_letter", "actor:send_mail"]
+    assert completed("state:dead queue:m") == ["state:dead queue:mail"]
+    assert completed("lane:") == []
+    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/none")
+    assert completed("actor:") == []
+
+
+def test_the_shell_is_given_the_completions(scene: Scene, cli: Cli) -> None:
+    asked = {"_OUTBOX_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "outbox tasks list state:s"}
+    told = cli("tasks", "list", env=asked)
+    offered = told.stdout.replace("\\", "")
+    assert "state:scheduled" in offered
+    assert "state:dead" not in offered
 
 
 def test_show_tells_everything_of_a_task(scene: Scene, cli: Cli) -> None:
@@ -159,7 +226,9 @@ def test_reschedule_by_time_and_by_duration(scene: Scene, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["list", "--state", "lost"], 2), (["list", "--since", "soon"], 2), (["list", "--cursor", "x"], 2),
+        (["list", "--state", "lost"], 2), (["list", "state:lost"], 2), (["list", "colour:red"], 2),
+        (["retry", 'error:"open'], 2), (["cancel", "since:soon", "--yes"], 2),
+        (["list", "since:2h", "--since", "3h"], 2), (["list", "--since", "soon"], 2), (["list", "--cursor", "x"], 2),
         (["list", "--limit", "0"], 2), (["show", "zz"], 2), (["show", "ffff"], 3), (["show", str(uuid4())], 3),
         (["retry", str(uuid4())], 3), (["reschedule", "ff"], 2), (["reschedule", "ff", "--in", "soon"], 2),
         (["reschedule", "ff", "--in", "1h", "--at", "tomorrow"], 2), (["cancel", "zz"], 2), (["nonsense"], 2),

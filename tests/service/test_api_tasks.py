@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from fastapi.testclient import TestClient
 from service_eyes import Database, OneRun, problem_of
+
+from outbox.errors import TookTooLong
+from outbox.reads import Reader
 
 
 def enqueue(api: TestClient, **mail: Any) -> str:
@@ -60,6 +64,55 @@ def test_tasks_are_filtered(api: TestClient, database: Database) -> None:
     assert ids("state=&actor=&queue=&since=&cursor=") == {now, later, dead}
     assert ids("actor=send_mail&queue=mail&since=2020-01-01T00:00:00Z") == {now, later, dead}
     assert ids("actor=other") == ids("queue=other") == ids("since=2099-01-01T00:00:00Z") == set()
+
+
+def test_a_query_finds_what_it_finds_on_the_command_line(api: TestClient, database: Database) -> None:
+    now, later = enqueue(api), enqueue(api, send_at="2027-01-01T00:00:00Z")
+
+    def ids(line: str, **more: str) -> set[str]:
+        answer = api.get("/v1/tasks", params={"q": line, **more})
+        assert answer.status_code == 200, answer.text
+        return {item["id"] for item in answer.json()["items"]}
+
+    assert ids("actor:send_mail state:pending") == {now}
+    assert ids(f"args.0:{later}") == ids(f"send {later}") == {later}
+    assert ids("actor:send_mail since:1h", state="scheduled") == {later}
+    assert ids("") == {now, later}
+    OneRun(database, now).die()
+    assert ids('error:"no such MAILBOX"') == {now}
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        ("actor:a state:zq7marker", "at character 9: no task has this state; these are: scheduled, waiting, pending"),
+        ("zq7marker:x", "at character 1: there is no such key. Keys are state, actor"),
+        ('error:"zq7marker', "at character 7: this quote is not closed"),
+        ("a\x00", "at character 1: no task holds NUL"),
+    ],
+)
+def test_a_query_that_cannot_be_read_is_told_where_and_what_to_write_instead(
+    api: TestClient, line: str, detail: str
+) -> None:
+    answer = api.get("/v1/tasks", params={"q": line})
+    (wrong,) = problem_of(answer)["errors"]
+    assert (answer.status_code, wrong["pointer"], wrong["detail"].startswith(detail)) == (422, "query/q", True), wrong
+    assert "zq7marker" not in answer.text
+
+
+def test_what_the_query_and_a_parameter_both_say_once_is_refused(api: TestClient) -> None:
+    answer = api.get("/v1/tasks", params={"q": "since:2h", "since": "2026-01-01T00:00:00Z"})
+    assert problem_of(answer)["errors"][0]["detail"] == "together with the other parameters: since is given twice."
+
+
+def test_a_query_that_reads_too_much_is_given_up(api: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def given_up(*_args: object, **_options: object) -> None:
+        raise TookTooLong(timedelta(seconds=5))
+
+    monkeypatch.setattr(Reader, "tasks", given_up)
+    answer = api.get("/v1/tasks", params={"q": "x"})
+    assert answer.status_code == 422
+    assert problem_of(answer)["errors"][0]["detail"].startswith("The search was given up after 5 s: narrow it")
 
 
 def test_an_empty_cursor_is_the_first_page_of_every_list(api: TestClient) -> None:
