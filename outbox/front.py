@@ -4,8 +4,7 @@ Each row that was claimed leaves a dead entry in the index of the claim, which n
 transaction is open anywhere in the server. A claim from the very beginning passes all of them (I12).
 
 The front is a hint and no cursor: rows appear behind it, for the order of commits is not that of due times, and what was
-promoted, given back or lost keeps its old one. `ahead` and `behind` together are the whole queue; who claims ahead must
-look behind too, again and again.
+let go, given back or lost keeps its old one. Who claims ahead must claim from the beginning too, again and again.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from outbox.ledger import Due, Stretch
+from outbox.ledger import WHOLE, Due, Stretch
 
 __all__ = ["Front"]
 
-LOWEST, HIGHEST = -32768, 32767
-FIRST, LAST = "-infinity", "infinity"
 #: Of one queue, beyond which it is claimed from its beginning: each costs the claim a descent of the index.
 PRIORITIES = 32
 
@@ -50,24 +47,9 @@ class Front:
         with self._lock:
             return [stretch for queue in queues for stretch in _ahead(queue, self._last.get(queue, {}))]
 
-    def behind(self, queues: Iterable[str]) -> list[Stretch]:
-        """All that `ahead` leaves out."""
-        with self._lock:
-            return [stretch for queue in queues for stretch in _behind(queue, self._last.get(queue, {}))]
-
 
 def _ahead(queue: str, last: dict[int, str]) -> Iterator[Stretch]:
     if not last:
-        yield Stretch(queue, LOWEST, FIRST, HIGHEST, LAST)
+        yield Stretch(queue, *WHOLE)
     for priority in sorted(last):
-        yield Stretch(queue, priority, last[priority], priority, LAST)
-
-
-def _behind(queue: str, last: dict[int, str]) -> Iterator[Stretch]:
-    if not last:
-        return
-    priority, since = LOWEST, FIRST
-    for front in sorted(last):
-        yield Stretch(queue, priority, since, front, last[front])
-        priority, since = front, LAST
-    yield Stretch(queue, priority, since, HIGHEST, LAST)
+        yield Stretch(queue, priority, last[priority], priority, "infinity")

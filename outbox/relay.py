@@ -36,9 +36,10 @@ log = get_logger("outbox.relay")
 
 #: Seconds after which a lane that found something looks again; ever longer while it finds nothing, up to the poll.
 SOON = 0.005
-#: A look behind the front is repeated after so many times the time that it took, and after so many seconds at the latest:
-#: it takes a fiftieth of one lane's time, however many dead rows it passes.
-LOOKS, LOOK_AT_LATEST = 49, 30.0
+#: Seconds, and seconds a row, beyond which a claim from the beginning is dear: it passes rows that are gone.
+DEAR, DEAR_A_ROW = 0.01, 0.000_05
+#: It is then repeated after so many times the time that it took, and after so many seconds at the latest.
+LOOKS, LOOK_AT_LATEST = 19, 10.0
 #: Beyond the time for confirms, after which the database drops a relay that hangs in the middle of a batch.
 STALL = timedelta(seconds=15)
 
@@ -140,7 +141,6 @@ class Lane(threading.Thread):
         self._conn: Conn | None = None
         self._turn = number
         self._let_go_at = self._look_at = 0.0
-        self._looked = True
         self._swept = ""
         self._pause = SOON
         self._stall = relay.settings.confirm_timeout + STALL
@@ -191,16 +191,13 @@ class Lane(threading.Thread):
         return len(rows) + (self._let_go(self._conn) if self.number == 0 else 0)
 
     def _claim(self, conn: Conn, room: dict[str, int], batch: int) -> list[Due]:
-        """What is due from the front on; now and then, in the lane that always serves, what has appeared behind it."""
-        ledger, front, began = self.relay.ledger, self.relay.front, time.monotonic()
-        rows: list[Due] = []
-        self._looked = self.number == 0 and began >= self._look_at
-        if self._looked and (behind := front.behind(room)):
-            rows = ledger.claim_due(conn, room=room, batch=batch, stretches=behind)
-            ended = time.monotonic()
-            self._look_at = ended + min(LOOKS * (ended - began), LOOK_AT_LATEST)
-        if not rows:
-            rows = ledger.claim_due(conn, room=room, batch=batch, stretches=front.ahead(room))
+        """What is due, from the beginning on; while that is dear, from the front on, and from the beginning now and then."""
+        front, began = self.relay.front, time.monotonic()
+        whole = began >= self._look_at
+        rows = self.relay.ledger.claim_due(conn, room=room, batch=batch, stretches=None if whole else front.ahead(room))
+        took = time.monotonic() - began
+        if whole and took > DEAR + DEAR_A_ROW * len(rows):
+            self._look_at = began + took + min(LOOKS * took, LOOK_AT_LATEST)
         front.claimed(rows)
         return rows
 
@@ -270,7 +267,7 @@ class Lane(threading.Thread):
 
     def _rest(self) -> None:
         if self.number == 0:
-            self.relay.wake.wait(self._pause if self._looked else SOON)
+            self.relay.wake.wait(self._pause)
             self._pause = min(2 * self._pause, self.relay.settings.relay_poll.total_seconds())
         else:
             self.relay.stopping.wait(0.02)
