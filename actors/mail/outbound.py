@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from actors import outside
 from actors.database import transaction
-from actors.mail import throttle, transport_state
+from actors.mail import metrics, throttle, transport_state
 from actors.mail.address import parse
 from actors.mail.records import (
     History,
@@ -98,6 +98,7 @@ def send_mail(mail_id: str) -> None:
         recipient=parse(letter.recipient),
         before_dot=lambda: _begin_copy(letter, run, probe),
     )
+    metrics.count(outcome)
     if isinstance(outcome, HeldBack):
         _say_why(letter)
     elif isinstance(outcome, Sent):
@@ -243,6 +244,7 @@ def _settle_lost(letter: Letter, run: Run) -> Never:
         history = record_lost(session, letter, run.run_id, lost)
     if history is None:
         raise Snooze(_TROUBLE, "another attempt was in flight")
+    metrics.count_lost()
     raise _verdict(lost, history, run, None)
 
 

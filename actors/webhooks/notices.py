@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from actors import mail, outside
 from actors.tables import Endpoint
-from actors.webhooks import endpoints, health, outbound
+from actors.webhooks import endpoints, health, metrics, outbound
 from outbox.logs import get_logger
 
 DISABLED_EVENT = "webhook.endpoint_disabled"
@@ -25,6 +25,7 @@ def disable(session: Session, endpoint_id: UUID, *, url: str, reason: str) -> bo
     endpoint = endpoints.disable_by_id(session, endpoint_id, url=url, reason=reason)
     if endpoint is None:
         return False
+    metrics.count_disabled(session)
     log.warning("endpoint disabled", endpoint_id=str(endpoint_id), reason=reason)
     health.forget(session, endpoint_id)  # what waits there ends as missed
     _mail(session, endpoint)

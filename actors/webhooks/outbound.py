@@ -16,7 +16,7 @@ from actors import outside
 from actors.database import transaction
 from actors.secrets import SecretKeyMissing, Unreadable
 from actors.tables import Delivery, Endpoint, Payload
-from actors.webhooks import endpoints, health, notices, rate
+from actors.webhooks import endpoints, health, metrics, notices, rate
 from actors.webhooks.delivery import Answered, Unreachable
 from actors.webhooks.event_types import check_name, matching_patterns
 from actors.webhooks.lanes import lane_of
@@ -109,6 +109,7 @@ def deliver_webhook(delivery_id: str) -> None:
     except _OUR_TROUBLE as trouble:
         raise Snooze(_UNTIL_MENDED, f"trouble of our own: {trouble}") from trouble
     outcome = judge(answer, now=datetime.now(UTC), other_4xx=letter.other_4xx)
+    metrics.count(outcome)
     if not isinstance(outcome, Delivered):
         raise _failed(letter, answer, outcome, probing=probing)
     session = current_run().session()
