@@ -89,6 +89,7 @@ class OutboxBroker(RabbitmqBroker):
         self.topology = Topology(prefix=self.settings.queue_prefix, ledger=self.ledger)
         self.max_payload = self.settings.max_payload
         self.station: Any = None
+        self.health: Any = None
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._own = threading.local()
@@ -197,7 +198,7 @@ class OutboxBroker(RabbitmqBroker):
         inherited.extend((self._own, self.state, self.connections, self.channels))
         self._own, self._lock = threading.local(), threading.Lock()
         self.state, self.connections, self.channels = threading.local(), set(), set()
-        self.station = None
+        self.station = self.health = None
         if self._engine is not None:
             inherited.append(self._engine.pool)
             self._engine.dispose(close=False)
@@ -245,11 +246,22 @@ class _Shift(Middleware):
         )  # fmt: skip
         broker.station.start()
 
+    def after_worker_boot(self, broker: Any, worker: Any) -> None:
+        """Of plain Dramatiq's processes each serves its health; `outbox worker` has begun to by itself."""
+        from outbox.worker import health_of
+
+        if broker.health is None and broker.settings.health_port is not None:
+            broker.health = health_of(broker, worker)
+            broker.health.start_beside_others()
+
     def before_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
         broker.station.drain()
 
     def after_worker_shutdown(self, broker: Any, worker: Any) -> None:  # noqa: ARG002
         broker.station.stop(timeout=10)
+        if broker.health is not None:
+            broker.health.stop()
+            broker.health = None
 
 
 def _tend(worker: Any) -> None:

@@ -22,6 +22,8 @@ __all__ = ["Health"]
 #: Requests answered at once; who comes beyond is disconnected, so that no crowd can take the process's memory.
 _AT_ONCE = 16
 _SILENCE_SECONDS = 5
+#: Worker processes of plain Dramatiq on one machine, each with a port of its own.
+_SIDE_BY_SIDE = 64
 
 log = get_logger("outbox.health")
 
@@ -45,13 +47,26 @@ class Health:
 
     def start(self) -> None:
         """Begin to listen. Raises ConfigurationError when the address cannot be had."""
-        host, port = self._address
-        if port is None or self._server is not None:
+        self._listen(1)
+
+    def start_beside_others(self) -> None:
+        """The same, on the first port from the given one on that is free: for processes that share one setting."""
+        self._listen(_SIDE_BY_SIDE)
+
+    def _listen(self, ports: int) -> None:
+        host, first = self._address
+        if first is None or self._server is not None:
             return
-        try:
-            self._server = _Server(host, port, self._answer)
-        except OSError as error:
-            raise ConfigurationError(f"health_port: cannot listen on {host}:{port}: {error}") from None
+        refused: OSError | None = None
+        for port in range(first, min(first + ports, 65_536)):
+            try:
+                self._server = _Server(host, port, self._answer)
+                break
+            except OSError as error:
+                refused = error
+        else:
+            which = f"{host}:{first}" + (f" or the {ports - 1} ports after it" if ports > 1 else "")
+            raise ConfigurationError(f"health_port: cannot listen on {which}: {refused}") from None
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="outbox-health", daemon=True).start()
         log.info("health is served", host=host, port=self.port)
 

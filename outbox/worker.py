@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dramatiq
 
@@ -17,7 +18,10 @@ from outbox.logs import get_logger
 from outbox.settings import Settings
 from outbox.signals import StopSignal
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from outbox.broker import OutboxBroker
+
+__all__ = ["health_of", "main"]
 
 log = get_logger("outbox.worker")
 
@@ -42,13 +46,8 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
     stop = StopSignal()
     broker.emit_after("process_boot")
     worker = dramatiq.Worker(broker, queues=set(queues) or None, worker_threads=threads, worker_timeout=1000)
+    health = broker.health = health_of(broker, worker)
     worker.start()
-    health = Health(
-        settings.health_host,
-        settings.health_port,
-        live=lambda: _alive(worker) and broker.station.alive,
-        ready=lambda: broker.station.lease.valid,
-    )
     health.start()
     log.info("worker started", queues=sorted(worker.consumers), threads=threads)
     stop.wait()
@@ -61,6 +60,16 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
     health.stop()
     log.info("worker stopped")
     return 0
+
+
+def health_of(broker: OutboxBroker, worker: dramatiq.Worker) -> Health:
+    """The health of a process that runs this worker, not served yet."""
+    return Health(
+        broker.settings.health_host,
+        broker.settings.health_port,
+        live=lambda: _alive(worker) and broker.station.alive,
+        ready=lambda: broker.station.lease.valid,
+    )
 
 
 def _end_at_the_latest(span: timedelta) -> None:

@@ -147,6 +147,19 @@ def test_stop_frees_the_port_and_can_be_repeated(me: Self) -> None:
     again.stop()
 
 
+def test_processes_with_one_setting_listen_side_by_side_each_on_a_port_of_its_own(me: Self) -> None:
+    others = [Health("127.0.0.1", me.health.port, lambda: True, lambda: True) for _ in range(2)]
+    try:
+        for other in others:
+            other.start_beside_others()
+        ports = {me.health.port, *(other.port for other in others)}
+        assert len(ports) == 3
+        assert max(ports) - min(ports) < 64
+    finally:
+        for other in others:
+            other.stop()
+
+
 def _answers(me: Self) -> bool:
     try:
         return me.get("/livez")[0] == 200
