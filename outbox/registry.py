@@ -93,6 +93,14 @@ class Registry:
             }
             return dict(self._epochs), {name: free for name, free in room.items() if free > 0}
 
+    def left_out(self) -> dict[str, str]:
+        """Queues that nothing is published to at this moment, and why: `full`, or `broken`. Paused ones are not told."""
+        with self._lock:
+            window, now = self._settings.relay_window, time.monotonic()
+            told = {name: "full" for name, depth in self._depths.items() if depth + self._taken[name] >= window}
+            told |= {name: "broken" for name in (*self._odd, *self._held) if self._held.get(name, now) >= now}
+            return {name: why for name, why in told.items() if name not in self._paused}
+
     def took(self, rows: Sequence[Due]) -> None:
         """These rows were claimed: they use up room until the broker's own count shows them."""
         if rows:

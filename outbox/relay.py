@@ -20,6 +20,7 @@ from outbox.front import Front
 from outbox.health import Health
 from outbox.keeper import Keeper
 from outbox.lease import Lease
+from outbox.lease import Report as Told
 from outbox.ledger import Conn, Due, Ledger
 from outbox.logs import get_logger
 from outbox.publisher import Publisher, Report, Unpublished
@@ -64,7 +65,9 @@ class Relay:
         )
         self.registry = Registry(settings, self.ledger, self.topology, wake=self.wake)
         self.keeper = Keeper(settings, self.ledger, self.registry, wake=self.wake)
-        self.lease = Lease(self.ledger, lambda: self.connect("lease"), kind="relay", lease=settings.lease)
+        self.lease = Lease(
+            self.ledger, lambda: self.connect("lease"), kind="relay", lease=settings.lease, report=self._report
+        )
         self.census = Census(settings.schema_name, lambda: self.connect("census"))
         self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
         self._listener = threading.Thread(target=self._listen, name="outbox-listen", daemon=True)
@@ -103,9 +106,17 @@ class Relay:
             unhurried=unhurried,
         )
 
+    def _report(self) -> Told:
+        """What is not published, and why, for `outbox.why`: `away *` and `blocked *` are said of all queues, `full NAME` and
+        `broken NAME` of one. A relay takes no messages, so nobody else reads what it has unclaimed."""
+        if not self.publisher.ready:
+            return Told(unclaimed=["blocked *" if self.publisher.blocked else "away *"])
+        return Told(unclaimed=[f"{why} {name}" for name, why in sorted(self.registry.left_out().items())])
+
     def _broker_is_back(self) -> None:
         self.registry.verify_all()
         self.wake.set()
+        self.lease.report_now()
 
     def _listen(self) -> None:
         """A hint: somebody committed rows. The poll finds them without it."""
