@@ -35,6 +35,7 @@ __all__ = [
     "SendAt",
     "Sku",
     "Type",
+    "is_prose",
     "refused",
 ]
 
@@ -69,8 +70,13 @@ def _line(text: str) -> str:
     return _note(text)
 
 
+def is_prose(text: str) -> bool:
+    """Whether it holds only what a mail's text may: lines, tabs, and no other control."""
+    return not any(each not in "\t\n\r" and unicodedata.category(each) in ("Cc", "Cs") for each in text)
+
+
 def _prose(text: str) -> str:
-    if any(each not in "\t\n\r" and unicodedata.category(each) in ("Cc", "Cs") for each in text):
+    if not is_prose(text):
         raise refused("must not hold control characters, NUL or lone surrogates")
     return text
 

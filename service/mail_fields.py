@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from typing import Annotated, Any, NoReturn, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from actors.mail import HeaderRefused, MessageRefused, headers
 from actors.mail.parts import check_filename, check_media_type
-from service.fields import refused
+from service.fields import is_prose, refused
 
 __all__ = ["Filename", "Headers", "MediaType", "Octets", "Stream", "Variables"]
 
@@ -74,7 +73,7 @@ def _variables(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sayable(text: str) -> None:
-    if any(each not in "\t\n\r" and unicodedata.category(each) in ("Cc", "Cs") for each in text):
+    if not is_prose(text):
         raise refused("must not hold control characters, NUL or lone surrogates")
 
 

@@ -17,7 +17,7 @@ from actors.tables import Mail, MailEvent
 from service.access import Reader
 from service.bodies import StrictRoute
 from service.database import Db, Tasks
-from service.fields import Email, Form, Line, Prose, SendAt, refused
+from service.fields import Email, Form, Line, Prose, SendAt, is_prose, refused
 from service.idempotency import WriterOnce
 from service.mail_fields import Filename, Headers, MediaType, Octets, Stream, Variables
 from service.problems import Problem
@@ -188,8 +188,7 @@ def _filled(body: NewMail) -> _Words:
         template: str | None = getattr(body, member)
         try:
             found[member] = None if template is None else mail.fill(template, given, html=member == "html")
-            if member == "subject":
-                _check_subject(found[member] or "")
+            _check_filled(member, found[member])
         except (mail.TemplateRefused, mail.HeaderRefused) as refusal:
             wrong.append(Violation(f"/{member}", str(refusal)))
     if wrong:
@@ -197,7 +196,14 @@ def _filled(body: NewMail) -> _Words:
     return _Words(found["subject"] or "", found["text"], found["html"])
 
 
-def _check_subject(subject: str) -> None:
-    if not subject.strip():
+def _check_filled(member: str, filled: str | None) -> None:
+    """What a template gives is held to what the member may say without one: literals in it can spell anything."""
+    if filled is None:
+        return
+    if member != "subject":
+        if not is_prose(filled):
+            raise mail.TemplateRefused("gives control characters, NUL or lone surrogates")
+        return
+    if not filled.strip():
         raise mail.TemplateRefused("gives nothing")
-    mail_headers.check_value(subject)
+    mail_headers.check_value(filled)

@@ -44,7 +44,7 @@ def check(headers: Mapping[str, str]) -> dict[str, str]:
 def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise HeaderRefused("not a header name of 1 to 100 characters")
-    lowered = name.lower()
+    lowered = name.lower().replace("_", "-")  # CGI and its heirs take both for the same
     if lowered in _RESERVED or lowered.startswith(_RESERVED_PREFIXES):
         raise HeaderRefused("the header is reserved")
 

@@ -114,6 +114,12 @@ class TestCounters:
             (date(2026, 11, 23), "signup", ""): (1, 0),
         }
 
+    def test_a_sum_that_no_row_can_hold_ends_no_count(self, bench: Bench) -> None:
+        """Some twenty of the largest orders that the API takes are enough."""
+        for task in [self.enqueued(bench, currency="EUR", cents=5 * 10**17) for _ in range(20)]:
+            bench.perform(task.id)
+        assert self.counters(bench) == {(date(2026, 11, 22), "order", "EUR"): (20, 2**63 - 1)}
+
     def test_a_count_that_is_not_recorded_as_done_is_not_counted(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:

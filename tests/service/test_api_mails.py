@@ -170,6 +170,7 @@ class TestTemplates:
             ("subject", "{{ zq7marker }}"), ("subject", "{{ empty }}"), ("subject", "{{ lines }}"),
             ("text", "a\n{{ zq7marker }}"), ("html", "{% zq7marker %}"), ("html", "{{ a.__class__ }}"),
             ("text", "{{ 'zq7marker' * 9 }}"), ("subject", "{{ long }}"), ("html", "{{ zq7marker"),
+            ("text", '{{ "\\x1b[2J" }}'), ("text", '{{ "\\x00" }}'), ("html", '{{ "\\ud800" }}'), ("subject", '{{ "a\\nBcc: b" }}'),
         ],
     )  # fmt: skip
     def test_a_template_that_cannot_be_filled_in_is_pointed_to(
