@@ -268,7 +268,7 @@ KEPT_ASIDE = """
 select count(*)
 from outbox.audit
 where subject like 'queue %'
-and action in ('message refused', 'message set aside')
+and action in ('message refused', 'forged message refused', 'message set aside')
 and at > clock_timestamp() - interval '1 day'
 """
 

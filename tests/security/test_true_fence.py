@@ -13,7 +13,7 @@ from broker_side import admin
 from hostile import ACTOR, PROPERTIES
 from workshop import MakeWorkshop, Workshop
 
-from outbox import foreign
+from outbox import doctor, foreign
 
 Message = dict[str, Any]
 
@@ -87,6 +87,8 @@ def test_no_task_runs_with_other_words_than_its_rows_whoever_knows_its_fence(
     assert {each["action"] for each in kept} == {"forged message refused"}
     assert {UUID(each["task"]): base64.b64decode(each["body_base64"]) for each in kept} == forged
     assert count._value.get() == before + len(FORGED)
+    (told,) = [each.told for each in doctor.examine(scene.workshop.settings) if each.name == "kept aside"]
+    assert told.startswith(f"{len(FORGED)} messages")
 
 
 def test_a_message_is_of_no_use_in_another_queue(intercept: Callable[[int], Intercepted]) -> None:
