@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
@@ -30,6 +31,8 @@ class Wire:
         self._needle: bytes | None = None
         self._cut = False
         self.lost_replies = 0
+        #: Seconds that each piece takes longer, in either direction.
+        self.delay = 0.0
         threading.Thread(target=self._accept, name="wire", daemon=True).start()
 
     @property
@@ -80,19 +83,28 @@ class Wire:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                if self._cut:
+                server = None if self._cut else self._server()
+                if server is None:
                     client.close()
                     continue
-                pair = _Pair(client, socket.create_connection((self._parts.hostname or "", self._parts.port or 0)))
+                pair = _Pair(client, server)
                 self._pairs.append(pair)
                 for pump in (self._to_server, self._to_client):
                     threading.Thread(target=pump, args=(pair,), name="wire", daemon=True).start()
+
+    def _server(self) -> socket.socket | None:
+        """None while it is down."""
+        try:
+            return socket.create_connection((self._parts.hostname or "", self._parts.port or 0))
+        except OSError:
+            return None
 
     def _to_server(self, pair: _Pair) -> None:
         with contextlib.suppress(OSError):
             while taken := pair.client.recv(65_536):
                 if self._needle is not None and self._needle in taken:
                     self._needle, pair.losing = None, True
+                time.sleep(self.delay)
                 if not pair.vanished:
                     pair.server.sendall(taken)
         if not pair.vanished:
@@ -104,6 +116,7 @@ class Wire:
                 if pair.losing:
                     self.lost_replies += 1
                     break
+                time.sleep(self.delay)
                 if not pair.vanished:
                     pair.client.sendall(taken)
         if not pair.vanished:
