@@ -50,7 +50,7 @@ __all__ = ["OutboxBroker"]
 log = get_logger("outbox.broker")
 
 #: Hooks that cannot stop what they precede: an outcome that is known is recorded.
-_WITHOUT_VETO = ("before_ack", "before_nack")
+_WITHOUT_VETO = ("ack", "nack")
 #: Middleware that sends on what comes after a task.
 _CHAINS = (Callbacks, GroupCallbacks, Pipelines)
 
@@ -77,7 +77,7 @@ class OutboxBroker(RabbitmqBroker):
         outcomes: Outcomes | None = None,
     ) -> None:
         self.settings = settings or Settings()
-        self._middleware_calls: dict[str, list[Callable[..., None]]] = {}
+        self._before, self._after = _Hooks(self, "before"), _Hooks(self, "after")
         super().__init__(
             url=self.settings.rabbitmq_url,
             middleware=[
@@ -209,29 +209,45 @@ class OutboxBroker(RabbitmqBroker):
 
     def add_middleware(self, middleware: Middleware, **where: Any) -> None:
         super().add_middleware(middleware, **where)
-        self._middleware_calls.clear()
+        self._before.clear()
+        self._after.clear()
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        self._emit(f"before_{signal}", args, kwargs, reverse=False)
+        for hook in self._before[signal]:
+            try:
+                hook(self, *args, **kwargs)
+            except Exception as error:
+                if isinstance(error, MiddlewareError) and signal not in _WITHOUT_VETO:
+                    raise
+                self._failed(hook, f"before_{signal}")
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        self._emit(f"after_{signal}", args, kwargs, reverse=True)
-
-    def _emit(self, signal: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, reverse: bool) -> None:
-        calls = self._middleware_calls.get(signal)
-        if calls is None:
-            base = getattr(Middleware, signal)
-            calls = [getattr(m, signal) for m in self.middleware if getattr(type(m), signal, base) is not base]
-            self._middleware_calls[signal] = calls = calls[::-1] if reverse else calls
-        for call in calls:
+        for hook in reversed(self._after[signal]):
             try:
-                call(self, *args, **kwargs)
+                hook(self, *args, **kwargs)
             except Exception as error:
-                if isinstance(error, MiddlewareError) and not reverse and signal not in _WITHOUT_VETO:
-                    raise
-                self.logger.critical("Unexpected failure in %s of %r.", signal, call, exc_info=True)
-                if signal == "after_process_message" and _sends_on(call, error) and hasattr(args[0], "run"):
+                self._failed(hook, f"after_{signal}")
+                if signal == "process_message" and _sends_on(hook, error) and hasattr(args[0], "run"):
                     args[0].run.unsent = error
+
+    def _failed(self, hook: Callable[..., None], name: str) -> None:
+        self.logger.critical("Unexpected failure in %s of %r.", name, hook, exc_info=True)
+
+
+class _Hooks(dict[str, list[Callable[..., None]]]):
+    """The hooks of each signal, in the order of the middleware, without those that are Dramatiq's own and do nothing."""
+
+    def __init__(self, broker: OutboxBroker, when: str) -> None:
+        super().__init__()
+        self._broker = broker
+        self._when = when
+
+    def __missing__(self, signal: str) -> list[Callable[..., None]]:
+        name = f"{self._when}_{signal}"
+        nothing = getattr(Middleware, name)
+        each = self._broker.middleware
+        self[signal] = [getattr(m, name) for m in each if getattr(type(m), name, nothing) is not nothing]
+        return self[signal]
 
 
 class _Shift(Middleware):

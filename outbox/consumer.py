@@ -6,13 +6,14 @@ cancels is a lost connection; what cannot be decoded goes aside; acknowledgement
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import dramatiq
 import psycopg
@@ -21,7 +22,7 @@ from dramatiq.errors import ConnectionClosed, DecodeError
 from pika.exceptions import AMQPError
 
 from outbox import foreign
-from outbox.ledger import Claimed, Conn
+from outbox.ledger import Asked, Claimed, Conn
 from outbox.logs import get_logger
 from outbox.metrics import REPEATS_SKIPPED
 from outbox.outcomes import without_outcome
@@ -46,10 +47,11 @@ PARKED = 1.0
 
 
 class Delivery(MessageProxy):
-    """A claimed message on its way to a worker thread."""
+    """A claimed message on its way to a worker thread. It has the message's fields itself: they are asked for often."""
 
     def __init__(self, message: dramatiq.Message[Any], run: Run) -> None:
         super().__init__(message)
+        vars(self).update(vars(message))
         self.run = run
         run.delivery = self
 
@@ -59,17 +61,17 @@ class _Arrived:
 
     __slots__ = ("body", "fence", "id", "message", "run_id", "since", "tag")
 
-    def __init__(self, tag: int, body: bytes, message: dramatiq.Message[Any], id: UUID, fence: UUID) -> None:
+    def __init__(self, tag: int, body: bytes, message: dramatiq.Message[Any], id: str, fence: str) -> None:
         self.tag = tag
         self.body = body
         self.message = message
         self.id = id
         self.fence = fence
-        self.run_id = uuid4()
+        self.run_id = os.urandom(16).hex()
         self.since = time.monotonic()
 
     @property
-    def asked(self) -> tuple[UUID, UUID, UUID]:
+    def asked(self) -> Asked:
         return self.id, self.fence, self.run_id
 
 
@@ -253,18 +255,15 @@ class OutboxConsumer(Consumer):
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             # a relay that hangs in the middle of its batch, or a claim of the same copies elsewhere: take the others
             found = ledger.claim_unlocked(conn, asked, worker=worker, beat=beat, alone=alone)
-        claimed = {c.id: c for c in found}
-        left = [each for each in batch if each.id not in claimed or claimed[each.id].run_id != each.run_id]
-        if left:
+        claimed = {each.run_id.hex: each for each in found}
+        if left := [each for each in batch if each.run_id not in claimed]:
             claimed |= self._judge(left)
         if lease.id != worker or lease.beat > beat + 1:
             raise ConnectionClosed(RuntimeError("the claim took so long that others may have rescued it"))
-        return sum(self._holds(each, claimed[each.id], alone=alone) for each in batch if each.id in claimed)
+        return sum(self._holds(each, claimed[each.run_id], alone=alone) for each in batch if each.run_id in claimed)
 
     def _holds(self, each: _Arrived, claimed: Claimed, *, alone: bool) -> bool:
-        """Whether this claim is to run here: it is this copy's, and the copy says what the row says."""
-        if claimed.run_id != each.run_id:
-            return False
+        """Whether this claim is to run here: the copy says what the row says."""
         message = foreign.as_written(claimed, each.message, body=each.body)
         if message is None or message.queue_name != self.queue_name:
             foreign.disown(
@@ -277,13 +276,13 @@ class OutboxConsumer(Consumer):
         self._ready.append(Delivery(message, run))
         return True
 
-    def _judge(self, left: list[_Arrived]) -> dict[UUID, Claimed]:
+    def _judge(self, left: list[_Arrived]) -> dict[str, Claimed]:
         """What was not claimed: a lost reply, a suspect, or a copy that came too late."""
         ledger, lease, conn = self._station.ledger, self._station.lease, self._claims()
         verdicts = dict(ledger.verdicts(conn, [each.asked for each in left], worker=lease.id))
         mine: list[_Arrived] = []
         for each in left:
-            why = verdicts.get(each.id, "stale")
+            why = verdicts.get(UUID(each.id), "stale")
             if why == "mine":
                 mine.append(each)
             elif why == "suspect":
@@ -294,7 +293,8 @@ class OutboxConsumer(Consumer):
                 self._tags.append(each.tag)  # stale, or expired: the relay ends expired ones
                 REPEATS_SKIPPED.inc()
         self._flush()
-        return {c.id: c for c in ledger.claims_of(conn, [each.asked for each in mine], worker=lease.id)}
+        found = ledger.claims_of(conn, [each.asked for each in mine], worker=lease.id)
+        return {each.run_id.hex: each for each in found}
 
     # ------------------------------------------------------------------ ending
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -37,13 +38,15 @@ Way = Literal["adopt", "refuse"]
 FENCE = "outbox_fence"
 #: Bytes of a body that are kept whole: as many as RabbitMQ 4 takes by default. The column's own limit is 256 MB.
 KEPT = 16 * 1024 * 1024
+#: A UUID as relays write it.
+_WRITTEN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FIELDS = {"queue_name": str, "actor_name": str, "args": list, "kwargs": dict, "options": dict}
 
 
 def decode(body: bytes) -> dramatiq.Message[Any]:
     """A well-formed Dramatiq message. DecodeError for everything that would break a worker thread later."""
     try:
-        fields = json.loads(body)
+        fields = json.loads(body.decode())
         for name, kind in _FIELDS.items():
             if type(fields[name]) is not kind:
                 raise TypeError(f"{name} is not a {kind.__name__}")
@@ -53,12 +56,17 @@ def decode(body: bytes) -> dramatiq.Message[Any]:
         raise DecodeError("not a Dramatiq message", body, error) from error
 
 
-def token_of(message: dramatiq.Message[Any]) -> tuple[UUID, UUID] | None:
-    """(task id, fence) of a message that a relay published; None for a foreign one."""
+def token_of(message: dramatiq.Message[Any]) -> tuple[str, str] | None:
+    """(task id, fence) of a message that a relay published, two UUIDs as PostgreSQL writes them; None for a foreign one."""
     try:
-        return UUID(message.message_id), UUID(message.options[FENCE])
+        return _written(message.message_id), _written(message.options[FENCE])
     except (KeyError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _written(text: str) -> str:
+    """A UUID is made only of what is spelt otherwise: that takes as long as all else that is done to a message's ids."""
+    return text if _WRITTEN.fullmatch(text) else str(UUID(text))
 
 
 def as_written(claimed: Claimed, message: dramatiq.Message[Any], *, body: bytes) -> dramatiq.Message[Any] | None:

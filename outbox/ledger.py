@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -26,8 +25,10 @@ from uuid import UUID
 from psycopg import Connection
 
 Conn = Connection[Any]
+#: What a worker claims by: (id, fence, run id).
+Asked = tuple[UUID | str, UUID | str, UUID | str]
 
-__all__ = ["Claimed", "Conn", "Due", "Failure", "Finished", "Ledger", "Stretch", "Verdict", "cleaned"]
+__all__ = ["Asked", "Claimed", "Conn", "Due", "Failure", "Finished", "Ledger", "Stretch", "Verdict", "cleaned"]
 
 
 class Due(NamedTuple):
@@ -50,8 +51,7 @@ class Stretch(NamedTuple):
     until: str
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """What the worker learns from its claim."""
 
     id: UUID
@@ -235,7 +235,7 @@ class Ledger:
         """
         return len(self._run(conn, REPUBLISH_FROM_EMPTY, name=name, before=before))
 
-    def return_dead_letter(self, conn: Conn, *, id: UUID, fence: UUID) -> bool:
+    def return_dead_letter(self, conn: Conn, *, id: UUID | str, fence: UUID | str) -> bool:
         """A dead letter came back: its row is due again, no attempt counted. False when the copy is stale."""
         return bool(self._run(conn, RETURN_DEAD_LETTER, id=id, fence=fence))
 
@@ -288,7 +288,7 @@ class Ledger:
         self._run(conn, LEAVE, worker=worker)
 
     def claim(
-        self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID, beat: int, alone: bool = False
+        self, conn: Conn, asked: Sequence[Asked], *, worker: UUID, beat: int, alone: bool = False
     ) -> list[Claimed]:
         """Claim (id, fence, run id) triples for this worker. What is missing in the answer was not claimed.
 
@@ -299,10 +299,10 @@ class Ledger:
             runs=_array(a[2] for a in asked),
             worker=worker, beat=beat, alone=alone,
         )  # fmt: skip
-        return [Claimed(*row) for row in rows]
+        return list(map(Claimed._make, rows))
 
     def claim_unlocked(
-        self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID, beat: int, alone: bool = False
+        self, conn: Conn, asked: Sequence[Asked], *, worker: UUID, beat: int, alone: bool = False
     ) -> list[Claimed]:
         """As `claim`, for those rows that nobody has locked."""
         rows = self._run(
@@ -310,9 +310,9 @@ class Ledger:
             runs=_array(a[2] for a in asked),
             worker=worker, beat=beat, alone=alone,
         )  # fmt: skip
-        return [Claimed(*row) for row in rows]
+        return list(map(Claimed._make, rows))
 
-    def verdicts(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Verdict]:
+    def verdicts(self, conn: Conn, asked: Sequence[Asked], *, worker: UUID) -> list[Verdict]:
         """Why these were not claimed: mine (a lost reply), suspect, expired, held up, outlawed, or stale."""
         rows = self._run(
             conn, VERDICTS, ids=_array(a[0] for a in asked), fences=_array(a[1] for a in asked),
@@ -321,10 +321,12 @@ class Ledger:
         )  # fmt: skip
         return [Verdict(*row) for row in rows]
 
-    def claims_of(self, conn: Conn, asked: Sequence[tuple[UUID, UUID, UUID]], *, worker: UUID) -> list[Claimed]:
+    def claims_of(self, conn: Conn, asked: Sequence[Asked], *, worker: UUID) -> list[Claimed]:
         """Claims that were made although their reply was lost: same run id, same worker."""
-        rows = self._run(conn, CLAIMS_OF, ids=[a[0] for a in asked], runs=[a[2] for a in asked], worker=worker)
-        return [Claimed(*row) for row in rows]
+        rows = self._run(
+            conn, CLAIMS_OF, ids=_array(a[0] for a in asked), runs=_array(a[2] for a in asked), worker=worker
+        )
+        return list(map(Claimed._make, rows))
 
     def give_back(self, conn: Conn, held: Sequence[tuple[UUID, UUID]]) -> int:
         """Claimed (id, run id), not started: due now, nothing counted.
@@ -490,7 +492,7 @@ def _stretches(stretches: Sequence[Stretch]) -> dict[str, list[Any]]:
 
 def _array(values: Iterable[UUID | float | str]) -> str:
     """A PostgreSQL array literal of plain values: a fifth of the cost of having the driver adapt each element."""
-    return "{" + ",".join(map(str, values)) + "}"
+    return "{" + ",".join([value.hex if isinstance(value, UUID) else str(value) for value in values]) + "}"
 
 
 def cleaned(text: str, *, limit: int = 16_384) -> str:

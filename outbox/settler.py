@@ -77,10 +77,11 @@ class Settler:
         first = self._ended.get()
         if first is None:
             return [], True
-        runs, until = [first], time.monotonic() + LINGER
+        time.sleep(LINGER)  # not woken by each of the others: that would cost them more than all else here
+        runs = [first]
         while len(runs) < BATCH:
             try:
-                run = self._ended.get(timeout=max(0.0, until - time.monotonic()))
+                run = self._ended.get_nowait()
             except queue.Empty:
                 break
             if run is None:
@@ -172,10 +173,10 @@ def record(conn: Conn, ledger: Ledger, runs: Sequence[Run]) -> dict[UUID, str]:
         became |= dict.fromkeys(ledger.record_dead(conn, over), "dead")
     if stopped:
         became |= dict.fromkeys(ledger.record_cancelled(conn, stopped), "cancelled")
-    children = [child for run, _, outcome in ended if run.task_id in became for child in _children(run, outcome)]
-    if children:
+    parents = [(run, outcome) for run, _, outcome in ended if run.children or run.after_failure]
+    if children := [child for run, outcome in parents if run.task_id in became for child in _children(run, outcome)]:
         ledger.enqueue(conn, f"[{','.join(map(row_of, children))}]")
-    for run, _, outcome in ended:
+    for run, _, outcome in ended if len(became) < len(ended) else ():
         if run.task_id not in became:
             log.warning("late outcome ignored", task_id=str(run.task_id), run=str(run.run_id), outcome=outcome.name)
     return became

@@ -64,7 +64,7 @@ class Station:
         self._tend = tend
         self._wake = wake
         self._lock = threading.Lock()
-        self._runs: dict[UUID, tuple[Run, OutboxConsumer, int]] = {}
+        self._runs: dict[Run, tuple[Run, OutboxConsumer, int]] = {}
         self._consumers: dict[str, OutboxConsumer] = {}
         self._claimed_through: dict[str, datetime] = {}
         self._mean = 0.05
@@ -205,7 +205,7 @@ class Station:
             max_attempts=claimed.max_attempts, lane=claimed.lane, message=message, station=self, alone=alone,
         )  # fmt: skip
         with self._lock:
-            self._runs[run.run_id] = (run, consumer, tag)
+            self._runs[run] = (run, consumer, tag)
             self._in_hand += 1
             if claimed.published_at is not None:
                 self._claimed_through[consumer.queue_name] = claimed.published_at
@@ -224,7 +224,7 @@ class Station:
         if run.started is not None and run.finished is not None:
             self._mean += 0.05 * ((run.finished - run.started) - self._mean)
         with self._lock:
-            if run.ended or run.given_back or run.run_id not in self._runs:
+            if run.ended or run.given_back or run not in self._runs:
                 return
             run.ended = True
             self._in_hand -= 1
@@ -235,17 +235,13 @@ class Station:
             self._nudge_if_room()
 
     def _settled(self, runs: Sequence[Run]) -> None:
-        consumers = set()
-        for run in runs:
-            with self._lock:
-                found = self._runs.pop(run.run_id, None)
-                if run.alone and not self._runs_alone():
-                    self._alone = None
-            if found is not None:
-                _, consumer, tag = found
-                consumer.acknowledge(tag)
-                consumers.add(consumer)
-        for consumer in consumers:
+        with self._lock:
+            found = [held for run in runs if (held := self._runs.pop(run, None)) is not None]
+            if any(run.alone for run in runs) and not self._runs_alone():
+                self._alone = None
+        for _, consumer, tag in found:
+            consumer.acknowledge(tag)
+        for consumer in {consumer for _, consumer, _ in found}:
             consumer.flush()
         if any(run.alone for run in runs):
             self._nudge()
@@ -325,16 +321,17 @@ class Station:
 
     def _request_cancels(self, runs: Sequence[UUID]) -> None:
         with self._lock:
-            found = [self._runs[run_id][0] for run_id in runs if run_id in self._runs]
+            asked = set(runs)
+            found = [run for run in self._runs if run.run_id in asked]
         for run in found:
             run.request_cancel()
 
     def _report(self) -> Report:
         with self._lock:
             return Report(
-                runs=list(self._runs),
-                tasks=[run.task_id for run, _, _ in self._runs.values()],
-                running=[run_id for run_id, (run, _, _) in self._runs.items() if run.started is not None],
+                runs=[run.run_id for run in self._runs],
+                tasks=[run.task_id for run in self._runs],
+                running=[run.run_id for run in self._runs if run.started is not None],
                 queues=sorted(self._consumers),
                 unclaimed=sorted(name for name, consumer in self._consumers.items() if consumer.unclaimed),
                 claimed_through={name: at.isoformat() for name, at in self._claimed_through.items()},
