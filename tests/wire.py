@@ -65,6 +65,11 @@ class Wire:
     def mend(self) -> None:
         self._cut = False
 
+    def lead_to(self, url: str) -> None:
+        """New connections reach this server from now on, as an address that moves to another machine; the others end."""
+        self._parts = urlsplit(url)
+        self._sever()
+
     def lose_reply_to(self, request: bytes) -> None:
         """Let the next request with these bytes reach the server, and lose its reply together with the connection."""
         self._needle = request

@@ -91,7 +91,7 @@ def _memory_alarm(system: System, fate: Random) -> frozenset[int]:
 
 def _disk_alarm(system: System, fate: Random) -> frozenset[int]:
     """The broker takes its disk for full."""
-    system.rabbitmq.ctl("set_disk_free_limit", "100TB")
+    system.rabbitmq.ctl("set_disk_free_limit", "100000GB")
     time.sleep(2 + fate.random())
     system.rabbitmq.ctl("set_disk_free_limit", "50MB")
     return NOBODY

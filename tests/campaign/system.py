@@ -119,6 +119,11 @@ class System:
             self._spawn(name)
         threading.Thread(target=self._tend, name="supervisor", daemon=True).start()
 
+    def move_to(self, database_url: str) -> None:
+        """The database lives elsewhere now, and so does the address that the processes know."""
+        self.database_url = database_url
+        self.database.lead_to(database_url)
+
     # ------------------------------------------------------------------ the processes
 
     def names(self, kind: str) -> list[str]:
