@@ -12,5 +12,6 @@ broker = OutboxBroker()
 dramatiq.set_broker(broker)
 
 from actors import analytics, housekeeping, mail, receipts, webhooks  # noqa: E402  the actors need the broker first
+from actors.why import explain  # noqa: E402
 
-__all__ = ["analytics", "broker", "housekeeping", "mail", "receipts", "webhooks"]
+__all__ = ["analytics", "broker", "explain", "housekeeping", "mail", "receipts", "webhooks"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from outbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from outbox.broker import OutboxBroker
+    from outbox.why import Explains
 
-__all__ = ["load"]
+__all__ = ["explains", "load"]
 
 
 def load(module: str | None) -> OutboxBroker:
@@ -20,19 +22,7 @@ def load(module: str | None) -> OutboxBroker:
 
     Raises ConfigurationError when there is no module, it does not import, or its broker is not an OutboxBroker.
     """
-    if not module:
-        raise ConfigurationError("no application named: use `outbox --app MODULE` or set OUTBOX_APP")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        loaded = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(
-            f"there is no module {module!r} (OUTBOX_APP); looked in {here} and on sys.path"
-        ) from None
+    loaded = _imported(module)
 
     import dramatiq
 
@@ -45,3 +35,28 @@ def load(module: str | None) -> OutboxBroker:
             "before the actors are declared"
         )
     return broker
+
+
+def explains(module: str | None) -> Explains | None:
+    """The module's function `explain`, which knows why its tasks wait (see `outbox.why.Explains`), if it has one.
+
+    Raises ConfigurationError when there is no module.
+    """
+    found: Explains | None = getattr(_imported(module), "explain", None)
+    return found
+
+
+def _imported(module: str | None) -> ModuleType:
+    if not module:
+        raise ConfigurationError("no application named: use `outbox --app MODULE` or set OUTBOX_APP")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"there is no module {module!r} (OUTBOX_APP); looked in {here} and on sys.path"
+        ) from None

@@ -241,7 +241,7 @@ def _not_due(look: _Look) -> Why | None:
     due, mend = f"{task.due_at:%Y-%m-%d %H:%M:%S %Z}", f"outbox tasks retry {task.id}"
     attempted = task.last_outcome is not None and task.reason == task.last_error
     if task.last_outcome == "failed":
-        told = f"It failed {task.failures} times, and is tried again at {due}: {task.reason}"
+        told = f"It failed {_times(task.failures)}, and is tried again at {due}: {task.reason}"
         return Why("retry_wait", told, since=_instant(task.last_at), until=task.due_at, mend=mend)
     if attempted:
         told = f"It was put off until {due}: {task.reason}"
@@ -317,7 +317,7 @@ def _relay_behind(look: _Look) -> Why | None:
     before = look.before(PENDING_BEFORE)
     if not before.number:
         return None
-    told = f"{before} tasks of the queue {look.task.queue} are published first."
+    told = f"Of the queue {look.task.queue} are published first: {before}."
     return Why(
         "relay_behind", told, since=look.task.due_at, mend="If this lasts: outbox doctor, and a second outbox relay"
     )
@@ -326,7 +326,7 @@ def _relay_behind(look: _Look) -> Why | None:
 def _published_soon(look: _Look) -> Why:
     task = look.task
     if task.now - task.due_at > PROMPT:
-        told = f"{len(look.relays)} relays are alive, and have not published it, although nothing goes before it."
+        told = f"Relays are alive ({len(look.relays)}) and have not published it, although nothing goes before it."
         return Why("nothing_published", told, since=task.due_at, mend="See the relays' log: outbox doctor")
     return Why("about_to_be_published", "A relay will publish it in a moment.", since=task.due_at)
 
@@ -348,7 +348,7 @@ def _behind_another(look: _Look) -> Why | None:
         return None
     if lane.head_state == "waiting" and (stopped := _no_relay(look)) is not None:
         return stopped
-    told = f"Task {lane.head} of the same ordering key is {lane.head_state}, and comes first; {lane.before} wait before it."
+    told = f"Task {lane.head} of the same ordering key is {lane.head_state}, and comes first; waiting before it: {lane.before}."
     return Why("behind_another", told, since=look.task.created_at, mend=f"outbox tasks show {lane.head}")
 
 
@@ -364,7 +364,7 @@ def _limit_reached(look: _Look) -> Why | None:
     task, lane = look.task, look.lane
     if lane.taken < lane.room:
         return None
-    told = f"{lane.taken} of at most {lane.room} with the concurrency key {_key(task)} are under way; {lane.before} wait before it."
+    told = f"{lane.taken} of at most {lane.room} with the concurrency key {_key(task)} are under way; waiting before it: {lane.before}."
     return Why("limit_reached", told, since=task.created_at)
 
 
@@ -403,12 +403,14 @@ def _workers_busy(look: _Look) -> Why | None:
     if not all(each.running >= each.threads for each in workers):
         return None
     threads = sum(each.threads for each in workers)
-    told = f"All {threads} threads of the {len(workers)} workers of the queue {task.queue} are at tasks."
+    told = f"Workers of the queue {task.queue}: {len(workers)}; their threads, all of them at a task: {threads}."
     return Why("workers_busy", told, since=task.published_at, mend=f"Start more: outbox worker --queues {task.queue}")
 
 
 def _in_queue(look: _Look) -> Why:
-    told = f"It waits in RabbitMQ; {look.before(PUBLISHED_BEFORE)} of its queue were published before it."
+    told = (
+        f"It waits in RabbitMQ. Of its queue were published before it, and wait too: {look.before(PUBLISHED_BEFORE)}."
+    )
     return Why("in_queue", told, since=look.task.published_at)
 
 
@@ -444,7 +446,10 @@ def _of_finished(task: TaskView) -> Why:
         return Why("succeeded", "It succeeded.", since=task.finished_at)
     if task.state == "dead":
         return Why(
-            "dead", f"It is dead after {task.failures} failures: {task.reason}", since=task.finished_at, mend=retry
+            "dead",
+            f"It is dead, having failed {_times(task.failures)}: {task.reason}",
+            since=task.finished_at,
+            mend=retry,
         )
     cause = {SKIPPED: "skipped", EXPIRED: "expired"}.get(task.reason or "", "cancelled")
     return Why(cause, f"It is cancelled: {task.reason}", since=task.finished_at, mend=retry)
@@ -463,6 +468,10 @@ _ORDER: dict[str, tuple[Check, ...]] = {
 
 def _key(task: _Facts) -> str:
     return (task.lane or "").partition("/")[2]
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _ahead(task: _Facts) -> datetime | None:

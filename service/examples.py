@@ -167,6 +167,13 @@ _ITEM: dict[str, Any] = {
     "cancel_requested": False,
     "reason": None,
 }
+_WHY = {
+    "cause": "retry_wait",
+    "told": "It failed once, and is tried again at 2026-11-25 08:00:31 UTC: SMTPError: 450 mailbox busy",
+    "since": "2026-11-25T08:00:01.480Z",
+    "until": "2026-11-25T08:00:31Z",
+    "mend": f"outbox tasks retry {_MAIL}",
+}
 _ATTEMPT = {
     "run": _RUN,
     "worker": _WORKER,
@@ -207,7 +214,7 @@ _MET = {
 
 
 def _detail(**changed: Any) -> dict[str, Any]:
-    return {**_ITEM, **changed, "attempts": [_ATTEMPT]}
+    return {**_ITEM, **changed, "attempts": [_ATTEMPT], "why": _WHY}
 
 
 _VIEW: dict[str, Any] = {

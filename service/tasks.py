@@ -11,7 +11,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response, status
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from outbox import operate, query
+import actors
+from outbox import operate, query, why
 from outbox.errors import ArgumentError, TaskNotFound, TookTooLong
 from outbox.ledger import Conn, Ledger
 from outbox.query import PublicState, QueryError
@@ -37,6 +38,11 @@ Q = (
     f"given more than once mean either. {'; '.join(f'`{key}`: {means}' for key, means in query.KEYS.items())}. Words without "
     "a key are looked for in actor, queue, arguments and error. A text with spaces stands in double quotes. With any filter "
     f"but an id, tasks that succeeded or were cancelled are looked for within {LOOK_BACK.days} days, unless `since` is given."
+)
+#: Those that the outbox names, and those of the actors.
+CAUSES = (
+    "; ".join(f"`{cause}`: {means}" for cause, means in why.CAUSES.items())
+    + "; `endpoint_disabled`, `endpoint_failing`, `rate_limited`: of its endpoint; `mail_server_away`"
 )
 
 
@@ -82,9 +88,22 @@ class TaskAttempt(BaseModel):
     finished_at: datetime | None
 
 
-class TaskDetail(TaskItem):
-    """A task with its attempts, the oldest first."""
+class TaskWhy(BaseModel):
+    """Why it does not run, or that it does. `until`: when that ends by itself; `mend`: the command or act that ends it."""
 
+    model_config = ConfigDict(from_attributes=True, extra="forbid")
+
+    cause: Annotated[str, Field(description=CAUSES, examples=["queue_paused"])]
+    told: str
+    since: datetime | None
+    until: datetime | None
+    mend: str | None
+
+
+class TaskDetail(TaskItem):
+    """A task, why it does not run or that it does, and its attempts, the oldest first."""
+
+    why: TaskWhy
     attempts: list[TaskAttempt]
 
 
@@ -157,7 +176,7 @@ def list_tasks(
 
 @routes.get("/{task_id}")
 def read_task(request: Request, session: Db, _principal: ReaderRole, task_id: UUID) -> TaskDetail:
-    """A task with its attempts, the oldest first."""
+    """A task, why it does not run or that it does, and its attempts, the oldest first."""
     with session.begin():
         return _detail(driver_connection(session.connection()), _ledger(request), task_id)
 
@@ -215,7 +234,10 @@ def _detail(connection: Conn, ledger: Ledger, task_id: UUID) -> TaskDetail:
     found = Reader(ledger.schema).task(connection, task_id)
     if found is None:
         raise TaskNotFound
-    return TaskDetail.model_validate(found)
+    told = why.explain(connection, found, schema=ledger.schema, others=[actors.explain])
+    return TaskDetail.model_validate(
+        {**TaskItem.model_validate(found).model_dump(), "attempts": found.attempts, "why": told}
+    )
 
 
 def _query_of(wanted: TaskFilter) -> query.Query:

@@ -26,3 +26,12 @@ def lane_of(endpoint: Endpoint) -> Lane:
 
 def key_of(endpoint_id: UUID) -> str:
     return f"endpoint/{endpoint_id}"
+
+
+def endpoint_of(key: str) -> UUID | None:
+    """The endpoint whose lane has this key, or None: it is no endpoint's."""
+    kind, _, id = key.partition("/")
+    try:
+        return UUID(id) if kind == "endpoint" else None
+    except ValueError:
+        return None

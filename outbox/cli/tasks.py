@@ -17,8 +17,10 @@ from outbox.cli.show import Column
 from outbox.cli.times import ahead, duration
 
 if TYPE_CHECKING:
+    from outbox.ledger import Conn
     from outbox.query import PublicState, Query
     from outbox.reads import AttemptView, TaskView
+    from outbox.why import Explains, Why
 
 __all__ = ["join"]
 
@@ -91,15 +93,19 @@ def list_(
 
 @tasks.command("show")
 def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginning.")], json: Json = False) -> None:
-    """Show a task with all its attempts."""
+    """Show a task: why it does not run, or that it does; and all its attempts."""
+    from outbox.why import explain
+
     with opened() as door:
         task = door.reader.task(door.conn, door.reader.resolve(door.conn, id))
-    if task is None:
-        raise Trouble(Exit.NOT_FOUND, f"No task has the id {id}.", "outbox tasks list shows what there is.")
+        if task is None:
+            raise Trouble(Exit.NOT_FOUND, f"No task has the id {id}.", "outbox tasks list shows what there is.")
+        why = explain(door.conn, task, schema=door.reader.schema, others=[_application_knows(door)])
     if json:
-        show.document(task)
+        show.document({**show.fields(task), "why": why})
         return
     show.record({name: getattr(task, name) for name in task.__slots__ if name != "attempts"})
+    show.record({"why": why.told, "  cause": why.cause, "  since": why.since, "  until": why.until, "  mend": why.mend})
     for number, attempt in enumerate(task.attempts, start=1):
         _say_attempt(number, attempt)
 
@@ -223,6 +229,24 @@ def _some(door: Door, query: Query, cursor: str | None, limit: int) -> tuple[lis
         found += page
         if cursor is None or len(found) >= limit:
             return found, cursor
+
+
+def _application_knows(door: Door) -> Explains:
+    """What the application's module knows of it. Where that cannot be imported, what the outbox knows must do."""
+
+    def asked(conn: Conn, task: TaskView, why: Why) -> Why | None:
+        from outbox.app import explains
+
+        if not door.settings.app:
+            return None
+        try:
+            knows = explains(door.settings.app)
+        except Exception as error:
+            show.note(f"{door.settings.app} was not asked why: {type(error).__name__}: {error}")
+            return None
+        return knows(conn, task, why) if knows else None
+
+    return asked
 
 
 def _say_attempt(number: int, attempt: AttemptView) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -123,6 +124,35 @@ def test_show_tells_everything_of_a_task(scene: Scene, cli: Cli) -> None:
     assert (fields["id"], fields["state"], fields["attempt 1"]) == (str(id), "dead", "failed")
     assert fields["error"] == "no such address"
     assert json.loads(cli("tasks", "show", str(id), "--json").stdout)["attempts"][0]["outcome"] == "failed"
+
+
+def test_show_tells_why_a_task_does_not_run_and_what_mends_it(scene: Scene, cli: Cli) -> None:
+    (id,) = scene.pending(queue="mail")
+    scene.ledger.pause_queue(scene.conn, "mail", who="ada@desk")
+    told = cli("tasks", "show", str(id))
+    fields = dict(lines(told.stdout))
+    assert (fields["why"], fields["  cause"]) == ("The queue mail is paused by ada@desk.", "queue_paused")
+    assert fields["  mend"] == "outbox queues resume mail"
+    assert json.loads(cli("tasks", "show", str(id), "--json").stdout)["why"]["cause"] == "queue_paused"
+
+
+def test_show_asks_the_application_what_it_knows(
+    scene: Scene, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (id,) = scene.retrying()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "knowing_app.py").write_text(
+        "from outbox.why import Why\n"
+        "def explain(conn, task, why):\n"
+        "    return Why('full_moon', f'{task.actor} waits, not for {why.cause}.')\n"
+    )
+    assert (
+        dict(lines(cli("--app", "knowing_app", "tasks", "show", str(id)).stdout))["why"]
+        == "act waits, not for retry_wait."
+    )
+    told = cli("--app", "no_such_app", "tasks", "show", str(id))
+    assert (told.exit_code, dict(lines(told.stdout))["  cause"]) == (0, "retry_wait")
+    assert "no_such_app was not asked why" in told.stderr
 
 
 def test_retry_by_id(scene: Scene, cli: Cli) -> None:

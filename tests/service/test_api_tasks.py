@@ -37,6 +37,25 @@ def test_a_task_is_shown_with_its_attempts(api: TestClient, database: Database) 
     assert [(each["outcome"], each["error"]) for each in dead["attempts"]] == [("failed", "SMTPError: no such mailbox")]
 
 
+def test_a_task_says_why_it_does_not_run_and_what_mends_it(api: TestClient, database: Database) -> None:
+    task_id = enqueue(api)
+
+    def why() -> dict[str, Any]:
+        told: dict[str, Any] = api.get(f"/v1/tasks/{task_id}").json()["why"]
+        return told
+
+    assert (why()["cause"], why()["mend"]) == ("relay_stopped", "Start: outbox relay")
+    database.execute(
+        "insert into outbox.queue (name, paused, paused_by, paused_at) values ('mail', true, 'ada', now())"
+    )
+    assert (why()["told"], why()["mend"]) == ("The queue mail is paused by ada.", "outbox queues resume mail")
+    database.execute("delete from outbox.queue")
+    assert (
+        api.post(f"/v1/tasks/{task_id}/reschedule", json={"delay_seconds": 3600}).json()["why"]["cause"] == "scheduled"
+    )
+    assert why()["until"] is not None
+
+
 def test_tasks_are_listed_newest_first_in_pages(api: TestClient) -> None:
     made = [enqueue(api) for _ in range(5)]
     seen: list[str] = []

@@ -74,7 +74,7 @@ def test_waits_for_its_next_attempt(outbox: Outbox) -> None:
     outbox.fail(outbox.must_claim(id, outbox.a_worker()), wait=HOUR)
     found = why(outbox.conn, id)
     assert (found.cause, found.until) == ("retry_wait", outbox.row(id)["due_at"])
-    assert "failed 1 times" in found.told
+    assert "failed once" in found.told
     assert "it broke" in found.told
     assert found.since is not None
 
@@ -138,7 +138,7 @@ def test_others_of_its_queue_are_published_first(outbox: Outbox) -> None:
     first, *_, last = outbox.add_many(5)
     outbox.add_many(3, queue="another")
     found = why(outbox.conn, last)
-    assert (found.cause, found.told) == ("relay_behind", "4 tasks of the queue mail are published first.")
+    assert (found.cause, found.told) == ("relay_behind", "Of the queue mail are published first: 4.")
     assert why(outbox.conn, first).cause == "about_to_be_published"
 
 
@@ -214,8 +214,8 @@ def test_behind_an_earlier_task_of_its_key(outbox: Outbox) -> None:
     outbox.fail(outbox.must_claim(head, outbox.a_worker()), wait=HOUR)
     found = why(outbox.conn, last)
     assert (found.cause, found.mend) == ("behind_another", f"outbox tasks show {head}")
-    assert f"Task {head} of the same ordering key is scheduled, and comes first; 1 wait before it." == found.told
-    assert why(outbox.conn, middle).told.endswith("0 wait before it.")
+    assert f"Task {head} of the same ordering key is scheduled, and comes first; waiting before it: 1." == found.told
+    assert why(outbox.conn, middle).told.endswith("waiting before it: 0.")
     assert why(outbox.conn, head).cause == "retry_wait"
 
 
@@ -236,7 +236,7 @@ def test_its_key_has_as_many_under_way_as_may(outbox: Outbox) -> None:
     outbox.sweep()
     found = why(outbox.conn, ids[-1])
     assert found.cause == "limit_reached"
-    assert found.told == "2 of at most 2 with the concurrency key smtp are under way; 1 wait before it."
+    assert found.told == "2 of at most 2 with the concurrency key smtp are under way; waiting before it: 1."
 
 
 def test_its_key_is_held_and_others_may_know_why(outbox: Outbox) -> None:
@@ -290,7 +290,7 @@ def test_all_workers_are_busy(outbox: Outbox) -> None:
     runs(outbox, worker, *(outbox.must_claim(each, worker) for each in others))
     found = why(outbox.conn, id)
     assert (found.cause, found.mend) == ("workers_busy", "Start more: outbox worker --queues mail")
-    assert "All 8 threads of the 1 workers" in found.told
+    assert found.told == "Workers of the queue mail: 1; their threads, all of them at a task: 8."
     outbox.a_worker()
     assert why(outbox.conn, id).cause == "in_queue"
 
@@ -300,7 +300,9 @@ def test_it_waits_in_rabbitmq_behind_others(outbox: Outbox) -> None:
     first, second = outbox.add(), outbox.add()
     publish(outbox, first)
     publish(outbox, second)
-    assert why(outbox.conn, second).told == "It waits in RabbitMQ; 1 of its queue were published before it."
+    assert (
+        why(outbox.conn, second).told == "It waits in RabbitMQ. Of its queue were published before it, and wait too: 1."
+    )
 
 
 def test_a_suspect_waits_to_run_alone(outbox: Outbox) -> None:
