@@ -34,6 +34,7 @@ class Count(NamedTuple):
     queues: Sequence[QueueView]
     processes: dict[str, int]
     dead: int
+    schedules: int
     ahead: float
 
 
@@ -96,9 +97,11 @@ def count(conn: Conn, *, schema: str = "outbox") -> Count:
     queues = Reader(schema).queues(conn)
     sql = STANDING if schema == "outbox" else STANDING.replace("outbox.", f"{schema}.")
     asked = time.time()
-    kinds, alive, dead, there = conn.execute(sql, {"more": CAP + 1}, prepare=False).fetchall()[0]
+    kinds, alive, dead, schedules, there = conn.execute(sql, {"more": CAP + 1}, prepare=False).fetchall()[0]
     ahead = there - (asked + time.time()) / 2
-    return Count(queues, dict.fromkeys(KINDS, 0) | dict(zip(kinds, alive, strict=True)), min(dead, CAP), ahead)
+    return Count(
+        queues, dict.fromkeys(KINDS, 0) | dict(zip(kinds, alive, strict=True)), min(dead, CAP), schedules, ahead
+    )
 
 
 def _families() -> dict[str, GaugeMetricFamily]:
@@ -113,6 +116,7 @@ def _families() -> dict[str, GaugeMetricFamily]:
         "listeners": ("outbox_queue_workers", "Worker processes that listen to the queue.", ["queue"]),
         "processes": ("outbox_processes", "Processes whose heartbeats arrive.", ["kind"]),
         "dead": ("outbox_dead_tasks", "Dead tasks that are kept" + capped, []),
+        "schedules": ("outbox_schedules", "Cron schedules that are declared and not paused.", []),
         "ahead": (
             "outbox_clock_offset_seconds", "By how much the database's clock is ahead of this machine's.", []
         ),
@@ -130,6 +134,7 @@ def _fill(families: dict[str, GaugeMetricFamily], counted: Count) -> None:
     for kind, number in counted.processes.items():
         families["processes"].add_metric([kind], number)
     families["dead"].add_metric([], counted.dead)
+    families["schedules"].add_metric([], counted.schedules)
     families["ahead"].add_metric([], counted.ahead)
 
 
@@ -138,7 +143,7 @@ def _close(conn: Conn | None) -> None:
         conn.close()
 
 
-# Cost: the table of processes, and up to `more` entries of the index of dead tasks by time.
+# Cost: the tables of processes and of schedules, and up to `more` entries of the index of dead tasks by time.
 # Alive as `WorkerView.alive` has it.
 STANDING = """
 with alive as (
@@ -150,5 +155,6 @@ with alive as (
 select coalesce((select array_agg(kind order by kind) from alive), '{}'),
     coalesce((select array_agg(number order by kind) from alive), '{}'),
     (select count(*) from (select from outbox.dead d order by d.finished_at limit %(more)s) kept),
+    (select count(*) from outbox.schedule s where not s.retired and not s.paused),
     extract(epoch from clock_timestamp())::float
 """

@@ -83,6 +83,10 @@ def test_backlog_lag_listeners_and_processes_are_told(outbox: Outbox, make: Make
     add_finished(outbox.conn, "dead", "dead", 2)
     join(outbox, "worker", "mail", "heavy")
     join(outbox, "relay")
+    outbox.conn.execute(
+        "insert into outbox.schedule (name, actor, queue, cron, fired_through, paused)"
+        " values ('nightly', 'a', 'heavy', '0 3 * * *', now(), false), ('held', 'a', 'heavy', '0 3 * * *', now(), true)"
+    )
     outbox.ledger.pause_queue(outbox.conn, "heavy", who="a test")
     found = await_count(make())
     assert found["outbox_backlog_tasks", "mail", "pending"] == 3
@@ -92,6 +96,7 @@ def test_backlog_lag_listeners_and_processes_are_told(outbox: Outbox, make: Make
     assert (found["outbox_queue_paused", "mail"], found["outbox_queue_paused", "heavy"]) == (0, 1)
     assert [found["outbox_processes", kind] for kind in ("relay", "worker", "scheduler")] == [1, 1, 0]
     assert found["outbox_dead_tasks",] == 2
+    assert found["outbox_schedules",] == 1
     assert abs(found["outbox_clock_offset_seconds",]) < 5
 
 
