@@ -68,7 +68,7 @@ class Relay:
         self.lease = Lease(
             self.ledger, lambda: self.connect("lease"), kind="relay", lease=settings.lease, report=self._report
         )
-        self.census = Census(settings.schema_name, lambda: self.connect("census"))
+        self.census = Census(settings.schema_name, lambda: self.connect("census", by_index=True))
         self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
         self._listener = threading.Thread(target=self._listen, name="outbox-listen", daemon=True)
 
@@ -97,13 +97,21 @@ class Relay:
     def alive(self) -> bool:
         return all(lane.is_alive() for lane in self.lanes) and self.keeper.alive and self.registry.alive
 
-    def connect(self, name: str, *, idle_in_transaction: timedelta | None = None, unhurried: bool = False) -> Conn:
+    def connect(
+        self,
+        name: str,
+        *,
+        idle_in_transaction: timedelta | None = None,
+        unhurried: bool = False,
+        by_index: bool = False,
+    ) -> Conn:
         return database.connect(
             self.settings.conninfo,
             name=f"relay {name}",
             idle_in_transaction=idle_in_transaction,
             pooled=self.settings.pooled,
             unhurried=unhurried,
+            by_index=by_index,
         )
 
     def _report(self) -> Told:

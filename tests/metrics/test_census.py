@@ -12,10 +12,10 @@ import pytest
 from awaiting import await_that
 from outbox_rows import Outbox
 
-from outbox import census, reads
+from outbox import census, database, reads
 from outbox.census import Census
 from outbox.ledger import Conn
-from tests.ledger.plans import add_finished, add_tasks, add_workers, plan, scans
+from tests.ledger.plans import add_finished, add_tasks, add_workers, plan, scans, touched
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +170,55 @@ def crowded(new_database: Callable[[str], str], migrated_template: str) -> Itera
     outbox.close()
 
 
+@pytest.fixture(scope="module")
+def changed(new_database: Callable[[str], str], migrated_template: str) -> Iterator[Outbox]:
+    """Statistics of an hour when all tasks were published: what is pending, scheduled or dead came after it."""
+    outbox = Outbox(new_database(migrated_template))
+    for table in ("task", "dead"):
+        outbox.conn.execute(f"alter table outbox.{table} set (autovacuum_enabled = false)")
+    add_workers(outbox.conn)
+    add_tasks(outbox.conn, "published", 10_000)
+    add_finished(outbox.conn, "dead", "dead", 10)
+    outbox.conn.execute("analyze")
+    for state in ("pending", "scheduled", "waiting", "running"):
+        add_tasks(outbox.conn, state, 5_000)
+    add_finished(outbox.conn, "dead", "dead", 10_000)
+    yield outbox
+    outbox.close()
+
+
+def whole_tables(outbox: Outbox, name: str) -> list[str]:
+    """Those that the statement reads without an index."""
+    sql, values = READS[name]
+    with database.connect(outbox.url, name="test", by_index=True) as conn:  # as the relay's census does
+        found = scans(plan(conn, sql, values, how="custom"))
+    assert {"task", "dead"} & {scan.table for scan in found}
+    return [scan.table for scan in found if scan.index is None and scan.table.startswith(("task", "dead", "history"))]
+
+
 @pytest.mark.parametrize("name", READS)
 def test_no_count_reads_all_tasks(crowded: Outbox, name: str) -> None:
-    sql, values = READS[name]
-    found = scans(plan(crowded.conn, sql, values, how="custom"))
-    assert [scan.table for scan in found if scan.index is None and scan.table in ("task", "dead", "history")] == []
-    assert {"task", "dead"} & {scan.table for scan in found}
+    assert whole_tables(crowded, name) == []
+
+
+@pytest.mark.parametrize("name", READS)
+def test_nor_does_it_when_the_statistics_are_of_another_hour(changed: Outbox, name: str) -> None:
+    assert whole_tables(changed, name) == []
+
+
+def test_a_count_costs_what_the_caps_allow_however_large_the_backlog_is(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads, "CAP", 50)
+
+    def pages() -> int:
+        outbox.conn.execute("vacuum analyze outbox.task, outbox.dead")
+        values = {"cap": reads.CAP, "more": reads.CAP + 1}
+        return sum(touched(outbox.conn, sql, {key: values[key] for key in wants}) for sql, wants in READS.values())
+
+    add_tasks(outbox.conn, "pending", 2_000)
+    add_finished(outbox.conn, "dead", "dead", 500)
+    few = pages()
+    add_tasks(outbox.conn, "pending", 20_000)
+    add_finished(outbox.conn, "dead", "dead", 5_000)
+    assert pages() < 2 * few
