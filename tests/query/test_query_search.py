@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from outbox import reads
+from outbox.encoding import encode
 from outbox.errors import TookTooLong
-from outbox.query import KEYS, PUBLIC_STATES, Query, QueryError, parse
+from outbox.query import KEYS, PUBLIC_STATES, Argument, Query, QueryError, parse
 from outbox.reads import Count, Reader
 from outbox.search import COUNT, FIND, LOOK_BACK, values_of
 from tests.cli.conftest import Scene
@@ -182,6 +184,25 @@ def test_any_text_finds_rows_or_is_an_error_of_ours(some: Scene, line: str) -> N
 @given(QUERIES)
 def test_any_query_finds_rows(some: Scene, query: Query) -> None:
     some.reader.tasks(some.conn, query, within=timedelta(seconds=30))
+
+
+VALUES = (
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=15)
+    | st.integers()
+    | st.booleans()
+)
+
+
+@FUZZ
+@given(key=ODD, value=VALUES, inside=st.booleans())
+def test_any_value_of_any_argument_finds_its_task(some: Scene, key: str, value: str | int, inside: bool) -> None:
+    told = value if isinstance(value, str) else json.dumps(value)
+    with some.conn.transaction(force_rollback=True):
+        args, kwargs = encode([{key: value}] if inside else [], {} if inside else {key: value}, actor="a", limit=10_000)
+        (id,) = some.pending(actor="sought")
+        some.conn.execute("update outbox.task set args = %s, kwargs = %s where id = %s", [args, kwargs, id])
+        query = Query(actors=("sought",), arguments=(Argument("args", (key,), told),))
+        assert [task.id for task in some.reader.tasks(some.conn, query)[0]] == [id]
 
 
 @pytest.mark.parametrize(
