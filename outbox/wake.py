@@ -16,9 +16,8 @@ from outbox.models import Task
 __all__ = ["CHANNEL", "Waker", "wake"]
 
 CHANNEL = "outbox"
-#: Between two wake-ups, in seconds: what commits meanwhile shares the next one. The first is immediate; under a steady
-#: stream the pause grows, for a relay that has found something looks again by itself.
-PAUSE, LONGEST = 0.01, 0.1
+#: Between two wake-ups, in seconds: what commits meanwhile shares the next one, and the first is immediate.
+PAUSE = 0.01
 #: A hint need not reach the disk. In one message, and local to it: behind a pooler the session is somebody else's next.
 NOTIFY = f"begin; set local synchronous_commit = off; notify {CHANNEL}; commit"
 log = get_logger("outbox.wake")
@@ -56,7 +55,6 @@ class Waker:
                     self._thread.start()
 
     def _speak(self) -> None:
-        pause = PAUSE
         while self._wanted.wait(timeout=300):
             self._wanted.clear()
             try:
@@ -66,8 +64,7 @@ class Waker:
                         *args, autocommit=True, connect_timeout=5, prepare_threshold=None, **options
                     )
                 self._connection.execute(NOTIFY)
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST) if self._wanted.is_set() else PAUSE
+                time.sleep(PAUSE)
             except psycopg.Error as error:
                 log.debug("wake-up not sent, for now the poll finds the rows", error=str(error))
                 if self._connection is not None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import psycopg
 import pytest
+from awaiting import await_that
 from outbox_rows import Outbox, a_message
 from psycopg import Notify
 from sqlalchemy import text
 
 from outbox import enqueue
 from outbox.ledger import Conn
-from outbox.wake import Waker
+from outbox.wake import PAUSE, Waker
 
 
 @pytest.fixture
@@ -58,6 +60,23 @@ def test_wake_ups_in_quick_succession_become_few(outbox: Outbox, listener: Conn)
     for _ in range(5000):
         waker.wake()
     assert 1 <= len(heard(listener, within=10)) <= 500
+
+
+def test_under_a_steady_stream_every_pause_is_as_short_as_the_first(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that grew would stay: each commit then waits for the poll."""
+    waker, pauses = Waker(outbox.url), list[float]()
+
+    def commit_meanwhile(pause: float) -> None:
+        pauses.append(pause)
+        if len(pauses) < 8:
+            waker.wake()
+
+    monkeypatch.setattr("outbox.wake.time", SimpleNamespace(sleep=commit_meanwhile))
+    waker.wake()
+    await_that(lambda: len(pauses) == 8)
+    assert set(pauses) == {PAUSE}
 
 
 def test_a_wake_up_waits_for_nobody_and_survives_a_database_that_is_away(outbox: Outbox, listener: Conn) -> None:
