@@ -131,3 +131,10 @@ def test_doctor_changes_nothing(scene: Scene, cli: Cli) -> None:
     findings(cli)
     after = [scene.conn.execute(f"select * from outbox.{table}").fetchall() for table in ("task", "queue", "audit")]
     assert before == after
+
+
+@pytest.mark.parametrize("action", ["message refused", "message set aside", "forged message refused"])
+def test_whatever_is_kept_aside_is_told(scene: Scene, cli: Cli, action: str) -> None:
+    assert "kept aside" not in findings(cli)
+    Ledger().audit(scene.conn, who="worker", action=action, subject="queue mail", body_base64="")
+    assert findings(cli)["kept aside"]["told"].startswith("1 messages")
