@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request, Security
@@ -63,7 +64,7 @@ async def _looked_up(request: Request, digest: bytes) -> Principal:
     A key that was served before is not held to its address's pace: its neighbours' guesses lock nobody out.
     """
     paces: Paces = request.app.state.paces
-    address = request.client.host if request.client else ""
+    address = _neighbourhood(request.client.host) if request.client else ""
     if digest in paces.callers:
         turn, why = paces.callers.look(digest), "This key has used up what it may send for now."
     else:
@@ -76,6 +77,17 @@ async def _looked_up(request: Request, digest: bytes) -> Principal:
         paces.guesses.charge(address)
         raise _unknown()
     return principal
+
+
+def _neighbourhood(host: str) -> str:
+    """The address; of IPv6 its /64: whoever has one of these addresses has them all."""
+    try:
+        address = ip_address(host)
+    except ValueError:  # a proxy may name its caller as it likes
+        return host
+    if isinstance(address, IPv4Address) or address.ipv4_mapped is not None:
+        return host
+    return f"{int(address) >> 64:x}/64"
 
 
 def _stored(engine: Engine, digest: bytes) -> Principal | None:

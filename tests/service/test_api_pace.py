@@ -183,6 +183,24 @@ def test_guesses_lock_out_neither_known_keys_nor_other_addresses(
     assert call(paced, unknown).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("no address", "none either", False),
+    ],
+)
+def test_all_addresses_of_one_network_of_ipv6_are_one_who_guesses(
+    paced: TestClient, first: str, second: str, same: bool
+) -> None:
+    statuses(TestClient(paced.app, client=(first, 1)), "guess", REFUSALS)
+    assert statuses(TestClient(paced.app, client=(first, 2)), "guess", 1) == [429]
+    assert statuses(TestClient(paced.app, client=(second, 1)), "guess", 1) == [429 if same else 401]
+
+
 def test_a_revoked_key_is_a_guess_like_others(paced: TestClient, make_key: Callable[[], str]) -> None:
     key = make_key()
     assert call(paced, key).status_code == 202
