@@ -55,12 +55,13 @@ class Fate:
 
 @dataclass(frozen=True)
 class Fault:
-    """`pids` are those that it froze."""
+    """`pids` are those that it froze; `recovered`: seconds from its end until something new was done, if that was awaited."""
 
     name: str
     began: float
     ended: float
     pids: frozenset[int] = frozenset()
+    recovered: float | None = None
 
 
 @dataclass

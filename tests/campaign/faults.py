@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from random import Random
 
 import psycopg
@@ -18,13 +19,16 @@ __all__ = ["FAULTS", "strike"]
 
 Strike = Callable[[System, Random], frozenset[int]]
 NOBODY: frozenset[int] = frozenset()
+PATIENCE = timedelta(minutes=2)
 
 
 def strike(system: System, name: str, fate: Random) -> None:
-    """Let this fault happen, and note when."""
+    """Let this fault happen, and note when. Two in three have time to be recovered from before the next one."""
     began = time.monotonic()
     pids = FAULTS[name](system, fate)
-    system.faults.append(Fault(name, began, time.monotonic(), pids))
+    ended = time.monotonic()
+    recovered = system.await_recovery(PATIENCE) if fate.random() < 2 / 3 else None
+    system.faults.append(Fault(name, began, ended, pids, recovered))
 
 
 # ---------------------------------------------------------------------- processes

@@ -174,6 +174,17 @@ class System:
         with psycopg.connect(self.database_url, autocommit=True, connect_timeout=5) as conn:
             return what(conn)
 
+    def await_recovery(self, within: timedelta) -> float | None:
+        """Seconds until a task that is enqueued from now on has ended; None when none is, or not in time."""
+        began = time.monotonic()
+        told, runs = (self._size(name) for name in ("told", "runs"))
+        while not self.all_is_told and time.monotonic() - began < within.total_seconds():
+            fresh = {task["id"] for each in self._lines("told", told) for task in each.get("tasks", [])}
+            if any(line["what"] == "ended" and line["id"] in fresh for line in self._lines("runs", runs)):
+                return time.monotonic() - began
+            time.sleep(0.05)
+        return None
+
     def retry_the_dead(self) -> None:
         """As an operator does."""
         with psycopg.connect(self.database_url, autocommit=True, connect_timeout=5) as conn:
@@ -198,8 +209,8 @@ class System:
         self._ending.set()
         with self._lock:
             running = {name: process for name, process in self._processes.items() if process.poll() is None}
-            for process in running.values():
-                process.terminate()
+            for name in running.keys() - self._done:  # the others were asked before
+                self._processes[name].terminate()
             codes = {name: self._exit_code(process) for name, process in running.items()}
         for wire in (self.database, self.broker):
             wire.close()
@@ -250,9 +261,14 @@ class System:
         )
         return f"{rows}; logs in {self._directory}; done {self._done}"
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
+    def _lines(self, name: str, start: int = 0) -> list[dict[str, Any]]:
+        """From this byte on."""
         file = self._directory / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [json.loads(line) for line in file.read_bytes()[start:].splitlines()] if file.exists() else []
+
+    def _size(self, name: str) -> int:
+        file = self._directory / name
+        return file.stat().st_size if file.exists() else 0
 
 
 def _runs(lines: list[dict[str, Any]]) -> list[Run]:

@@ -132,18 +132,7 @@ def _table(account: Account) -> str:
     lines = ["| fault | times | repeats | recovered after, median / most |", "|---|---|---|---|"]
     again, times = repeats(account), Counter(fault.name for fault in account.faults)
     for name in sorted(times):
-        spans = [
-            span
-            for fault in account.faults
-            if fault.name == name and (span := _recovery(account, fault.ended)) is not None
-        ]
+        spans = [fault.recovered for fault in account.faults if fault.name == name and fault.recovered is not None]
         told = f"{statistics.median(spans):.1f} / {max(spans):.1f} s" if spans else "-"
         lines.append(f"| {name} | {times[name]} | {again[name]} | {told} |")
     return "\n".join(lines) + "\n"
-
-
-def _recovery(account: Account, over: float) -> float | None:
-    """From the end of the fault until a task that was enqueued after it had ended. None if there was none."""
-    fresh = {promise.id for promise in account.promises if promise.at > over}
-    ends = [run.ended for run in account.runs if run.id in fresh and run.ended is not None]
-    return min(ends) - over if ends else None
