@@ -9,13 +9,13 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, text
+from sqlalchemy import Select, delete, select, text
 from sqlalchemy.orm import Session
 
 from actors.mail.replies import Phase, Reply
 from actors.tables import Suppression
 
-__all__ = ["EVERY", "Reason", "held", "key_of", "lift", "note_refusal", "suppress", "suppressed", "withheld"]
+__all__ = ["EVERY", "Reason", "held", "key_of", "lift", "note_refusal", "suppress", "suppressed"]
 
 #: The stream that stands for all of them.
 EVERY = "*"
@@ -46,18 +46,10 @@ def key_of(recipient: str) -> str:
     return unicodedata.normalize("NFC", recipient.casefold())
 
 
-def withheld(recipient: str, stream: str) -> ColumnElement[bool]:
-    """A condition for other statements: mail of this stream is not to be sent to this address."""
-    found = select(Suppression.recipient).where(
-        Suppression.recipient == key_of(recipient),
-        Suppression.stream.in_((stream, EVERY)),
-        or_(Suppression.expires_at.is_(None), Suppression.expires_at > func.clock_timestamp()),
-    )
-    return found.exists()
-
-
 def suppressed(session: Session, recipient: str, stream: str) -> bool:
-    return bool(session.scalar(select(withheld(recipient, stream))))
+    """Whether mail of this stream is not to be sent to this address."""
+    asked = {"recipient": key_of(recipient), "streams": [stream, EVERY]}
+    return session.execute(_SUPPRESSED, asked).first() is not None
 
 
 def suppress(
@@ -104,6 +96,15 @@ def nobody_there(status: str) -> bool:
     """Whether an enhanced status code says that there is no such mailbox."""
     return _NOBODY_THERE.fullmatch(status) is not None
 
+
+_SUPPRESSED = text("""
+select
+from app.suppression s
+where s.recipient = :recipient
+and s.stream = any(:streams)
+and (s.expires_at is null or s.expires_at > clock_timestamp())
+limit 1
+""")
 
 # `greatest` would ignore a null, which is the longest of all.
 _SUPPRESS = text("""

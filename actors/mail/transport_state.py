@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from prometheus_client import Counter
-from sqlalchemy import Interval, ScalarSelect, func, select, text, type_coerce
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from actors.mail.replies import TransportTrouble
-from actors.tables import TransportState
 from outbox.logs import get_logger
 
-__all__ = ["PROBE", "TROUBLES", "Probe", "begin_probe", "pause", "pause_left", "resume", "wait_for"]
+__all__ = ["PROBE", "TROUBLES", "Probe", "begin_probe", "pause", "resume", "wait_for"]
 
 log = get_logger("actors.mail")
 
@@ -31,12 +30,6 @@ class Probe(NamedTuple):
 
     until: datetime
     troubles: int
-
-
-def pause_left(server: str) -> ScalarSelect[timedelta]:
-    """For the statement that opens a mail: null if the server can be used, negative if somebody has to find out."""
-    left = type_coerce(TransportState.paused_until - func.clock_timestamp(), Interval)
-    return select(left).where(TransportState.name == server).scalar_subquery()
 
 
 def wait_for(left: timedelta) -> timedelta:
