@@ -49,7 +49,7 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
             f"{CHUNK * CHUNKS} tasks in each round, {CHUNK} at a time, in turn: once all that there is, once out of {large}",
             f"one relay, started anew for each {CHUNK}; no workers; rate between 5 % and 95 %, median of the {CHUNKS}",
         ],
-        [small_rate, large_rate, ratio("large / small", large_rate, small_rate, at_least=0.9), small_size, large_size],
+        [small_rate, large_rate, ratio("large / small", large_rate, small_rate, at_least=0.95), small_size, large_size],
     )
 
 

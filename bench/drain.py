@@ -37,7 +37,7 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
         relay,
         raw,
         send,
-        ratio("relay / raw publisher", relay, raw, at_least=0.7),
+        ratio("relay / raw publisher", relay, raw, at_least=0.85),
         ratio("relay / send()", relay, send, at_least=8),
     ]
     return report
