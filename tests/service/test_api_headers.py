@@ -100,7 +100,7 @@ def request(method: bytes, path: bytes, body: bytes, *more: tuple[bytes, bytes])
 
 def status_of(api: Api, sent: bytes) -> int:
     """0: the connection ended, or waits for what was announced."""
-    with socket.create_connection(("127.0.0.1", api.port), timeout=0.5) as client:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=5) as client:
         try:
             client.sendall(sent)
             line = client.recv(64)
@@ -133,7 +133,7 @@ def test_no_header_breaks_a_route_or_is_in_the_log(api: Api, number: int) -> Non
     broken = {sent[:300]: status for sent, status in seen.items() if status >= 500}
     assert broken == {}
     assert {200, 202, 400, 401, 404, 415} <= set(seen.values())
-    assert sum(status == 0 for status in seen.values()) < 20
+    assert sum(status == 0 for status in seen.values()) < 5
     assert status_of(api, request(b"GET", b"/v1/tasks", b"")) == 200
     api.process.send_signal(signal.SIGTERM)
     assert api.process.wait(timeout=20) == 0
