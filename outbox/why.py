@@ -150,13 +150,13 @@ class _Process:
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """What is before a task in its lane. `room`: how many may be under way at once."""
+    """What is before a task in its lane. `room`: how many may be under way at once; None: nothing waits there any more."""
 
     dead: UUID | None
     head: UUID | None
     head_state: str | None
     taken: int
-    room: int
+    room: int | None
     before: int
 
 
@@ -362,7 +362,7 @@ def _lane_held(look: _Look) -> Why | None:
 
 def _limit_reached(look: _Look) -> Why | None:
     task, lane = look.task, look.lane
-    if lane.taken < lane.room:
+    if lane.room is None or lane.taken < lane.room:
         return None
     told = f"{lane.taken} of at most {lane.room} with the concurrency key {_key(task)} are under way; waiting before it: {lane.before}."
     return Why("limit_reached", told, since=task.created_at)

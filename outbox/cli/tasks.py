@@ -45,7 +45,7 @@ Since = Annotated[str | None, typer.Option("--since", help="Created since: 2h, 1
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[QUERY]",
+        metavar="QUERY",
         help=f"Such as {EXAMPLE}. Keys: {KEYS}.",
         autocompletion=lambda incomplete: completed(incomplete),
     ),
@@ -53,7 +53,7 @@ Words = Annotated[
 Which = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[ID]...|-|[QUERY]",
+        metavar="ID|-|QUERY",
         help=f"Ids, or their beginnings; `-` reads them from stdin, one a line; or a query, such as {EXAMPLE}.",
         autocompletion=lambda incomplete: completed(incomplete),
     ),

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from outbox.cli import bulk
 from outbox.cli.completion import completed
 from tests.cli.conftest import Cli, Scene, lines
 
@@ -70,6 +71,16 @@ def test_a_list_says_how_far_back_it_looked_for_finished_tasks(scene: Scene, cli
     assert "Finished tasks of the last 7 days" in cli("tasks", "list", "actor:send").stderr
     for words in ([], ["actor:send since:30d"], ["actor:send state:dead"], ["id:01"]):
         assert cli("tasks", "list", *words).stderr == ""
+
+
+def test_a_search_that_reads_too_much_says_how_to_narrow_it(
+    scene: Scene, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.pending(2000, kwargs={"text": "x" * 2000})
+    monkeypatch.setattr(bulk, "PATIENCE", timedelta(milliseconds=1))
+    told = cli("tasks", "list", "aaaaaaaaaaaaaaaaaaaa")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "narrow it, by since:2h" in told.stderr
 
 
 def test_acts_by_query_touch_what_it_fits_and_nothing_that_comes_later(scene: Scene, cli: Cli) -> None:
