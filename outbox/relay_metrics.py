@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -46,5 +45,8 @@ def note_publish(due_at: str, *, ahead: float) -> None:
 
     of ours. A time that is written otherwise than by default, or is none, is left out.
     """
-    with suppress(ValueError):
-        PUBLISH_SECONDS.observe(max(0.0, time.time() + ahead - datetime.fromisoformat(due_at).timestamp()))
+    try:
+        since = datetime.fromisoformat(due_at).timestamp()
+    except ValueError:
+        return
+    PUBLISH_SECONDS.observe(max(0.0, time.time() + ahead - since))
