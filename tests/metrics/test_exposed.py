@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 from awaiting import await_that
@@ -39,6 +40,7 @@ EXPRESSIONS = {f"alert {name}": rule["expr"] for name, rule in ALERTS.items()} |
     for panel in DASHBOARD["panels"]
     for target in panel.get("targets", [])
 }
+SOURCES = ("outbox", "actors", "service")
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
 
 #: Registered wherever the actors are loaded, by the scheduler too.
@@ -194,6 +196,34 @@ def _check(words: list[str], node: Any, whole: str) -> None:
     assert not hasattr(node, "commands"), f"{whole}: names no command"
     known = {name for each in node.params for name in (*each.opts, *each.secondary_opts)}
     assert {word for word in words if word.startswith("-")} <= known, whole
+
+
+def quoted() -> list[str]:
+    """What the runbooks have between backticks, over the ends of lines."""
+    return re.findall(r"`([^`]+)`", page("runbooks").replace("\n", " "))
+
+
+def test_what_the_runbooks_quote_of_the_logs_is_said_there() -> None:
+    sentences = [each for each in quoted() if re.fullmatch(r"[A-Za-z][a-z]*(?:[:;]? [a-z]+)+", each)]
+    words = {"outbox", "rabbitmqctl", "rabbitmq-diagnostics"}
+    said = [each for each in sentences if each.split()[0] not in words]
+    assert len(said) > 10
+    source = "".join(path.read_text() for part in SOURCES for path in sorted((ROOT / part).rglob("*.py")))
+    assert [each for each in said if each not in source] == []
+
+
+def test_the_metrics_of_the_runbooks_exist(exposed: Exposed) -> None:
+    named = {each for each in quoted() if re.fullmatch(r"outbox_[a-z_]+", each)}
+    assert named
+    assert named <= {name for names in exposed.values() for name in names}
+
+
+def test_the_queries_of_the_runbooks_can_be_made(database_url: str) -> None:
+    queries = [each for each in quoted() if each.startswith("select ")]
+    assert queries
+    with psycopg.connect(database_url) as conn:
+        for each in queries:
+            conn.execute(each.encode())
 
 
 # ---------------------------------------------------------------------- by Prometheus itself, where there is one
