@@ -25,6 +25,7 @@ MEASUREMENTS = {
     "e2e": "e2e",
     "latency": "latency",
     "http": "http",
+    "enqueue": "enqueue",
     "backlog": "backlog",
     "history": "history",
     "memory": "memory",
