@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from outbox.forks import inherited, tell_of_forks
@@ -77,17 +79,25 @@ class Waker:
 
 
 _wakers: dict[str, Waker] = {}
+#: To write an engine's URL down for every commit would cost more than the rest of a wake-up.
+_of_engine: WeakKeyDictionary[Engine, Waker] = WeakKeyDictionary()
 
 
 def wake(session: Session) -> None:
     """Wake the relay of the database that this session is bound to."""
-    bind = session.get_bind(mapper=Task)
-    url = bind.engine.url
-    key = url.render_as_string(hide_password=False)
-    waker = _wakers.get(key)
+    engine = session.get_bind(mapper=Task).engine
+    waker = _of_engine.get(engine)
     if waker is None:
-        args, options = bind.dialect.create_connect_args(url)
+        waker = _of_engine[engine] = _waker_of(engine)
+    waker.wake()
+
+
+def _waker_of(engine: Engine) -> Waker:
+    """One for each database, however many engines an application makes for it."""
+    key = engine.url.render_as_string(hide_password=False)
+    if key not in _wakers:
+        args, options = engine.dialect.create_connect_args(engine.url)
         for ours in ("autocommit", "connect_timeout", "prepare_threshold"):
             options.pop(ours, None)
-        waker = _wakers[key] = Waker(*args, **options)
-    waker.wake()
+        _wakers[key] = Waker(*args, **options)
+    return _wakers[key]
