@@ -189,9 +189,13 @@ class OutboxBroker(RabbitmqBroker):
                     max_overflow=192,
                     pool_pre_ping=True,
                     hide_parameters=True,
-                    connect_args={"prepare_threshold": None}
+                    connect_args={"client_encoding": "utf8", "prepare_threshold": None}
                     if self.settings.pooled
-                    else {"options": database.SILENT_CLIENT, "application_name": "outbox actor"},
+                    else {
+                        "client_encoding": "utf8",
+                        "options": database.SILENT_CLIENT,
+                        "application_name": "outbox actor",
+                    },
                 )
             return self._engine
 

@@ -47,6 +47,7 @@ def connect(
         autocommit=True,
         connect_timeout=5,
         application_name=f"outbox {name}",
+        client_encoding="utf8",
         options=None if pooled else settings,
         prepare_threshold=None if pooled else 5,
         keepalives_idle=10,

@@ -30,6 +30,7 @@ def engine_for(settings: Settings) -> Engine:
     arguments: dict[str, object] = {
         "connect_timeout": 5,
         "application_name": "api",
+        "client_encoding": "utf8",
         "keepalives_idle": 10,
         "keepalives_interval": 3,
         "keepalives_count": 3,

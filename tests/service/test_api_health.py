@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import psycopg
+import pytest
 from fastapi.testclient import TestClient
 from service_eyes import ADMIN, Database, problem_of, settings_for
 
 from service.app import create_app
+from service.database import engine_for
 
 
 def test_a_migrated_database_is_all_that_readiness_needs(api: TestClient, surroundings: None) -> None:
@@ -107,3 +109,13 @@ def test_no_request_waits_for_a_connection_while_it_holds_one(
     assert {answer.status_code for answer in answers} == {202}
     with psycopg.connect(database.url) as connection:
         assert connection.execute("select count(*) from app.event").fetchone() == (2,)
+
+
+def test_the_database_takes_every_letter_whatever_the_environment_calls_its_encoding(
+    service_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    engine = engine_for(settings_for(service_url))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("select 'Привет 💣'").scalar_one() == "Привет 💣"
+    engine.dispose()

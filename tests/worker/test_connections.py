@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from workshop import MakeWorkshop
 
-from outbox import database
+from outbox import current_run, database
 
 ASKED = "select current_setting('idle_in_transaction_session_timeout'), current_setting('enable_seqscan')"
 
@@ -49,3 +50,21 @@ def test_a_frozen_process_holds_no_lock_for_ever_and_what_names_its_rows_reads_n
     }
     assert {made[name][0] for name in ("relay registry", "relay epoch", "topology")} == {"30s"}
     assert {name for name, (_, seqscan) in made.items() if seqscan == "off"} == {"claim default", "settle"}
+
+
+def test_a_process_takes_every_letter_whatever_its_environment_calls_its_encoding(
+    make_workshop: MakeWorkshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim answers the task's message: one letter that the encoding lacks would hold up the whole queue."""
+    workshop = make_workshop()
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    said: list[str] = []
+
+    @workshop.actor(max_retries=0)
+    def say(words: str) -> None:
+        said.append(current_run().session().execute(text("select :words"), {"words": words}).scalar_one())
+
+    message = say.send("Привет 💣")
+    workshop.open()
+    workshop.await_state(message.message_id, "succeeded", "dead")
+    assert said == ["Привет 💣"]
