@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import dramatiq.broker
 import psycopg
 import pytest
 from awaiting import await_that
@@ -29,6 +30,12 @@ def whole(new_database: Callable[[str], str], migrated_template: str) -> Iterato
 def outbox(whole: Outbox) -> Outbox:
     whole.empty()
     return whole
+
+
+@pytest.fixture(autouse=True)
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages here are for actors that nobody declares, whatever other tests have imported."""
+    monkeypatch.setattr(dramatiq.broker, "global_broker", None)
 
 
 Make = Callable[..., Census]
