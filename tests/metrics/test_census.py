@@ -163,15 +163,15 @@ READS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def crowded(new_database: Callable[[str], str], migrated_template: str) -> Iterator[Outbox]:
-    """80,000 tasks, half of them pending, and 20,000 dead ones, well analysed."""
+    """40,000 tasks, half of them pending, and 12,000 dead ones, well analysed."""
     outbox = Outbox(new_database(migrated_template))
     add_workers(outbox.conn)
-    add_tasks(outbox.conn, "pending", 40_000)
-    add_tasks(outbox.conn, "published", 15_000)
-    add_tasks(outbox.conn, "scheduled", 15_000, lanes=True)
-    add_tasks(outbox.conn, "waiting", 10_000)
+    add_tasks(outbox.conn, "pending", 20_000)
+    add_tasks(outbox.conn, "published", 8_000)
+    add_tasks(outbox.conn, "scheduled", 6_000, lanes=True)
+    add_tasks(outbox.conn, "waiting", 5_000)
     add_tasks(outbox.conn, "running", 1_000)
-    add_finished(outbox.conn, "dead", "dead", 20_000)
+    add_finished(outbox.conn, "dead", "dead", 12_000)
     outbox.conn.execute("vacuum analyze outbox.task, outbox.dead")
     yield outbox
     outbox.close()
