@@ -84,6 +84,7 @@ def check(account: Account) -> list[str]:
     """Every broken promise."""
     return [
         *_of_fates(account),
+        *_of_unique_keys(account),
         *_of_effects(account),
         *_of_order(account),
         *_of_cancels(account),
@@ -121,6 +122,16 @@ def _of_fates(account: Account) -> Iterator[str]:
     for id, fates in account.fates.items():
         if any(fate.state not in FINAL for fate in fates):
             yield f"unfinished: {id} is {[fate.state for fate in fates]}"
+
+
+def _of_unique_keys(account: Account) -> Iterator[str]:
+    """Whoever asks a second time before the first has started is told the first one's id."""
+    ids: defaultdict[str, set[str]] = defaultdict(set)
+    for promise in account.promises:
+        ids[promise.label].add(promise.id)
+    for label, those in ids.items():
+        if len(those) > 1:
+            yield f"not unique: {label} is {len(those)} tasks"
 
 
 def _of_effects(account: Account) -> Iterator[str]:

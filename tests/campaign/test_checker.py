@@ -83,6 +83,11 @@ def not_counted(account: Account) -> None:
     account.tally.clear()
 
 
+def two_of_one_key(account: Account) -> None:
+    account.promises.append(Promise("z", "doomed", "a/19/0", 0.0))
+    account.fates["z"] = [SUCCEEDED]
+
+
 def overtaken(account: Account) -> None:
     started(account, "k/000002.0", 1.0)
 
@@ -117,6 +122,7 @@ BREACHES: dict[Callable[[Account], None], str] = {
     unheard: "no effect",
     counted_twice: "not once",
     not_counted: "not once",
+    two_of_one_key: "not unique",
     overtaken: "out of order",
     back_again: "out of order",
     ran_all_the_same: "ran after its cancel",
