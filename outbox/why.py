@@ -239,16 +239,16 @@ def _not_due(look: _Look) -> Why | None:
     if task.due_at <= task.now:
         return None
     due, mend = f"{task.due_at:%Y-%m-%d %H:%M:%S %Z}", f"outbox tasks retry {task.id}"
-    attempted = task.last_outcome is not None and task.reason == task.last_error
+    told_by_attempt = task.last_outcome is not None and task.reason == task.last_error
+    if task.refusals and task.reason and not told_by_attempt:
+        told = f"RabbitMQ refused its message; it is sent again at {due}: {task.reason}"
+        return Why("broker_refused", told, until=task.due_at, mend="outbox doctor")
     if task.last_outcome == "failed":
         told = f"It failed {_times(task.failures)}, and is tried again at {due}: {task.reason}"
         return Why("retry_wait", told, since=_instant(task.last_at), until=task.due_at, mend=mend)
-    if attempted:
+    if told_by_attempt:
         told = f"It was put off until {due}: {task.reason}"
         return Why("put_off", told, since=_instant(task.last_at), until=task.due_at, mend=mend)
-    if task.refusals and task.reason:
-        told = f"RabbitMQ refused its message; it is sent again at {due}: {task.reason}"
-        return Why("broker_refused", told, until=task.due_at, mend="outbox doctor")
     return Why("scheduled", f"It is scheduled for {due}.", since=task.created_at, until=task.due_at, mend=mend)
 
 

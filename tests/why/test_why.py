@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import dramatiq
+import pika
 import pytest
 from outbox_rows import Outbox, a_message, failure
 from workshop import MakeWorkshop
@@ -93,6 +94,14 @@ def test_refused_by_the_broker(outbox: Outbox) -> None:
     outbox.ledger.push_back(outbox.conn, [(id, "the broker refused the message")])
     found = why(outbox.conn, id)
     assert (found.cause, found.until) == ("broker_refused", outbox.row(id)["due_at"])
+
+
+def test_refused_by_the_broker_after_an_attempt_that_failed(outbox: Outbox) -> None:
+    id = outbox.add()
+    outbox.fail(outbox.must_claim(id, outbox.a_worker()))
+    outbox.promote()
+    outbox.ledger.push_back(outbox.conn, [(id, "the broker refused the message")])
+    assert why(outbox.conn, id).cause == "broker_refused"
 
 
 @pytest.mark.parametrize("swept", [False, True], ids=["still there", "ended by the relay"])
@@ -188,6 +197,18 @@ def test_the_broker_blocks_publishers_as_a_real_relay_tells_it(make_workshop: Ma
     id = act.send().message_id
     shop.await_that(lambda: why(shop.db, id).cause == "broker_blocked")
     relay.publisher.blocked = False
+    shop.await_state(id, "published")
+
+
+def test_a_queue_that_rabbitmq_does_not_give_as_a_real_relay_tells_it(make_workshop: MakeWorkshop) -> None:
+    shop = make_workshop(lease=timedelta(seconds=2))
+    act = shop.actor()(noted)
+    owner = pika.BlockingConnection(pika.URLParameters(shop.settings.rabbitmq_url))
+    owner.channel().queue_declare(shop.queue(), exclusive=True)
+    shop.publish()
+    id = act.send().message_id
+    shop.await_that(lambda: why(shop.db, id).cause == "queue_broken")
+    owner.close()
     shop.await_state(id, "published")
 
 
