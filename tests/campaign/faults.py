@@ -15,11 +15,13 @@ from tests.broker_side import admin
 from tests.campaign.checker import Fault
 from tests.campaign.system import LEASE, System
 
-__all__ = ["FAULTS", "strike"]
+__all__ = ["CLOCKS", "FAULTS", "strike"]
 
 Strike = Callable[[System, Random], frozenset[int]]
 NOBODY: frozenset[int] = frozenset()
 PATIENCE = timedelta(minutes=2)
+HOUR = timedelta(hours=1)
+CLOCKS = "clocks stepped by an hour"
 
 
 def strike(system: System, name: str, fate: Random) -> None:
@@ -177,6 +179,17 @@ def _slow(which: str) -> Strike:
     return slow
 
 
+# ---------------------------------------------------------------------- clocks
+
+
+def _clocks_stepped(system: System, fate: Random) -> frozenset[int]:
+    """The wall clock of every process of ours, by an hour and back; the servers' clocks stay."""
+    system.clock.step_to(fate.choice([HOUR, -HOUR]))
+    time.sleep(2 * LEASE.total_seconds() + fate.random())
+    system.clock.step_to(timedelta(0))
+    return NOBODY
+
+
 FAULTS: dict[str, Strike] = {
     "a client killed": _killed("client"),
     "a relay killed": _killed("relay"),
@@ -204,4 +217,5 @@ FAULTS: dict[str, Strike] = {
     "RabbitMQ half-open": _half_open("broker"),
     "PostgreSQL slow": _slow("database"),
     "RabbitMQ slow": _slow("broker"),
+    CLOCKS: _clocks_stepped,
 }

@@ -26,6 +26,7 @@ from outbox import OutboxError, operate
 from outbox.ledger import Ledger
 from tests.awaiting import await_that
 from tests.campaign.checker import Account, Fate, Fault, Promise, Run
+from tests.campaign.clock import Clock
 from tests.wire import Wire
 
 __all__ = ["LEASE", "System"]
@@ -87,6 +88,7 @@ class System:
         self.postgres, self.rabbitmq = postgres, rabbitmq
         self.database_url, self.prefix = database_url, prefix
         self.database, self.broker = Wire(database_url), Wire(rabbitmq.url)
+        self.clock = Clock(directory)
         self.receiver = _Receiver()
         self.faults: list[Fault] = []
         self._directory = directory
@@ -98,7 +100,10 @@ class System:
         self._ending = threading.Event()
         self._words = {name: ["-m", "tests.campaign.client", name, "0", str(units)] for name in CLIENTS}
         self._words |= {f"{kind}-{n}": words for kind, words in WORDS.items() for n in (1, 2)}
-        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")} | {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("OUTBOX_")}
+        self._environment = {
+            **inherited,
+            **self.clock.environment,
             "DATABASE_URL": self.database.url,
             "RABBITMQ_URL": self.broker.url,
             "OUTBOX_APP": "tests.campaign.app",
