@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from heapq import heapify
 from typing import Any
 from uuid import UUID
 
@@ -261,12 +260,14 @@ class _Shift(Middleware):
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:
         from outbox.station import Station
+        from outbox.turns import Turns
 
         broker.station = Station(
             broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease,
             wake=broker._waker.wake, tend=lambda: _tend(worker),
         )  # fmt: skip
         broker.station.start()
+        worker.work_queue = Turns()
 
     def after_worker_boot(self, broker: Any, worker: Any) -> None:
         """Of plain Dramatiq's processes each serves its health; `outbox worker` has begun to by itself."""
@@ -292,14 +293,8 @@ def _tend(worker: Any) -> None:
 
 
 def _forget_given_back(waiting: Any) -> None:
-    """What was given back behind more urgent tasks would lie in Dramatiq's queue until those pause."""
-    with waiting.mutex:
-        kept = [item for item in waiting.queue if not item.message.run.given_back]
-        if len(kept) < len(waiting.queue):
-            heapify(kept)
-            waiting.unfinished_tasks -= len(waiting.queue) - len(kept)
-            waiting.queue[:] = kept
-            waiting.all_tasks_done.notify_all()
+    """What was given back behind more urgent tasks would lie in the queue until those pause."""
+    waiting.drop(lambda item: item.message.run.given_back)
 
 
 def _replace_dead_threads(worker: Any) -> None:
