@@ -225,7 +225,9 @@ class OutboxConsumer(Consumer):
 
     def _claims(self) -> Conn:
         if self._database is None or self._database.closed:
-            self._database = self._station.connect(f"claim {self.queue_name}", lock_timeout=LOCKED, by_index=True)
+            self._database = self._station.connect(
+                f"claim {self.queue_name}", lock_timeout=LOCKED, by_index=True, within=self._station.within
+            )
         return self._database
 
     def _claim(self) -> None:

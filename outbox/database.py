@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Generator
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 
 from outbox.ledger import Conn
 
-__all__ = ["SILENT_CLIENT", "connect"]
+__all__ = ["PROMPT", "SILENT_CLIENT", "PromptConnection", "connect"]
+
+#: For statements that take milliseconds: an answer that takes longer will not come any more.
+PROMPT = timedelta(seconds=10)
+#: For all others. The server itself ends a statement after a minute.
+ANSWER = timedelta(seconds=65)
 
 #: The server drops a client whose machine is gone within half a minute, and its locks with it.
 SILENT_CLIENT = (
@@ -25,6 +33,7 @@ def connect(
     by_index: bool = False,
     pooled: bool = False,
     unhurried: bool = False,
+    within: timedelta = ANSWER,
 ) -> Conn:
     """An autocommit connection; transactions are opened where they are meant, in READ COMMITTED: the ledger's guards
     rely on seeing what was committed before each statement, whatever the database's default is.
@@ -33,6 +42,7 @@ def connect(
     their few rows, whose prepared plan must not be one that was made when the table was empty. `pooled`: through PgBouncer in
     transaction mode, which takes neither start-up options nor prepared statements: set the time-outs for the role.
     `unhurried`: commits do not wait for the disk, nor for a standby; for what is done again if a crash of the server undoes it.
+    `within`: as PromptConnection has it.
     """
     settings = r"-c default_transaction_isolation=read\ committed"
     settings += f" -c statement_timeout=60000 -c lock_timeout={_milliseconds(lock_timeout)} {SILENT_CLIENT}"
@@ -42,7 +52,7 @@ def connect(
         settings += " -c synchronous_commit=off"
     if by_index:
         settings += " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-    return psycopg.connect(
+    conn = PromptConnection.connect(
         conninfo,
         autocommit=True,
         connect_timeout=5,
@@ -55,6 +65,34 @@ def connect(
         keepalives_count=3,
         tcp_user_timeout=15_000,
     )
+    conn.within = within
+    return conn
+
+
+class PromptConnection(psycopg.Connection[Any]):
+    """A connection on which each request is answered `within` that time, or which ends.
+
+    TCP's own limits notice a machine that is gone, but not one behind a proxy or a load balancer that goes on taking bytes:
+    a heartbeat would wait for its answer for ever, and the worker with it.
+    """
+
+    within = ANSWER
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
+        return super().wait(self._prompt(gen), *args, **options)
+
+    def _prompt(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        until = time.monotonic() + self.within.total_seconds()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > until:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"no answer within {self.within.total_seconds():g} s")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
 
 
 def _milliseconds(span: timedelta) -> int:

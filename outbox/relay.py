@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 from prometheus_client import REGISTRY
 
 from outbox import database, logs
 from outbox.census import Census
+from outbox.database import PROMPT
 from outbox.front import Front
 from outbox.health import Health
 from outbox.keeper import Keeper
@@ -66,7 +68,11 @@ class Relay:
         self.registry = Registry(settings, self.ledger, self.topology, wake=self.wake)
         self.keeper = Keeper(settings, self.ledger, self.registry, wake=self.wake)
         self.lease = Lease(
-            self.ledger, lambda: self.connect("lease"), kind="relay", lease=settings.lease, report=self._report
+            self.ledger,
+            lambda: self.connect("lease", within=max(settings.lease, PROMPT)),
+            kind="relay",
+            lease=settings.lease,
+            report=self._report,
         )
         self.census = Census(settings.schema_name, lambda: self.connect("census", by_index=True))
         self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
@@ -97,22 +103,8 @@ class Relay:
     def alive(self) -> bool:
         return all(lane.is_alive() for lane in self.lanes) and self.keeper.alive and self.registry.alive
 
-    def connect(
-        self,
-        name: str,
-        *,
-        idle_in_transaction: timedelta | None = None,
-        unhurried: bool = False,
-        by_index: bool = False,
-    ) -> Conn:
-        return database.connect(
-            self.settings.conninfo,
-            name=f"relay {name}",
-            idle_in_transaction=idle_in_transaction,
-            pooled=self.settings.pooled,
-            unhurried=unhurried,
-            by_index=by_index,
-        )
+    def connect(self, name: str, **options: Any) -> Conn:
+        return database.connect(self.settings.conninfo, name=f"relay {name}", pooled=self.settings.pooled, **options)
 
     def _report(self) -> Told:
         """What is not published, and why, for `outbox.why`: `away *` and `blocked *` are said of all queues, `full NAME` and
@@ -130,12 +122,13 @@ class Relay:
         """A hint: somebody committed rows. The poll finds them without it."""
         while not self.stopping.is_set():
             try:
-                with self.connect("listen") as conn:
+                with self.connect("listen", within=PROMPT) as conn:
                     conn.execute(f"listen {CHANNEL}")
                     self.wake.set()
                     while not self.stopping.is_set():
                         for _ in conn.notifies(timeout=5, stop_after=1):
                             self.wake.set()
+                        conn.execute("select")  # whether it is the database that is silent
             except psycopg.Error as error:
                 log.warning("no wake-ups for now, polling", error=str(error).strip())
                 self.stopping.wait(1)
@@ -196,7 +189,9 @@ class Lane(threading.Thread):
         if not room:
             return 0
         if self._conn is None or self._conn.closed:
-            self._conn = relay.connect(f"lane {self.number}", idle_in_transaction=self._stall, unhurried=True)
+            self._conn = relay.connect(
+                f"lane {self.number}", idle_in_transaction=self._stall, unhurried=True, within=self._stall
+            )
         with self._conn.transaction():
             if relay.settings.pooled:
                 self._conn.execute(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 import psycopg
 from prometheus_client import Counter, Histogram
@@ -17,6 +18,7 @@ from prometheus_client import Counter, Histogram
 from outbox import cron, database, logs
 from outbox.calendar import calendar_of
 from outbox.cron import Fired, Schedule, State
+from outbox.database import PROMPT
 from outbox.health import Health
 from outbox.lease import Lease
 from outbox.ledger import Conn, Ledger
@@ -59,7 +61,9 @@ class Scheduler:
         self._pooled = pooled
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-scheduler", daemon=True)
-        self._lease = Lease(ledger, lambda: self._connect("scheduler lease"), kind="scheduler", lease=lease)
+        self._lease = Lease(
+            ledger, lambda: self._connect("scheduler lease", within=max(lease, PROMPT)), kind="scheduler", lease=lease
+        )
         self._next_fires: dict[str, tuple[tuple[str, str, datetime], datetime | None]] = {}
         self._put_off: dict[str, float] = {}
         self._renew_at = self._prune_at = 0.0
@@ -108,9 +112,9 @@ class Scheduler:
                 self._stopping.wait(pause)
                 pause = min(pause * 2, 5.0)
 
-    def _connect(self, name: str) -> Conn:
+    def _connect(self, name: str, **options: Any) -> Conn:
         return database.connect(
-            self._conninfo, name=name, idle_in_transaction=timedelta(seconds=15), pooled=self._pooled
+            self._conninfo, name=name, idle_in_transaction=timedelta(seconds=15), pooled=self._pooled, **options
         )
 
     def _declare(self, conn: Conn, names: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from outbox.database import PROMPT
 from outbox.lease import Lease, Report
 from outbox.ledger import Claimed, Conn, Finished, Ledger
 from outbox.logs import get_logger
@@ -60,6 +61,8 @@ class Station:
         self.connect = connect
         self.threads = threads
         self._lease = lease
+        #: What is not answered in time has missed the lease anyway.
+        self.within = max(lease, PROMPT)
         self._engine = engine
         self._tend = tend
         self._wake = wake
@@ -78,11 +81,17 @@ class Station:
         self._leave = threading.Event()
         self.settler = Settler(
             ledger,
-            lambda: connect("settle", idle_in_transaction=lease, lock_timeout=timedelta(seconds=3), by_index=True),
+            lambda: connect(
+                "settle",
+                idle_in_transaction=lease,
+                lock_timeout=timedelta(seconds=3),
+                by_index=True,
+                within=self.within,
+            ),
             settled=self._settled,
         )
         self.lease = Lease(
-            ledger, lambda: connect("lease"), kind="worker", lease=lease, threads=threads, report=self._report,
+            ledger, lambda: connect("lease", within=self.within), kind="worker", lease=lease, threads=threads, report=self._report,
             on_cancel=self._request_cancels, on_outlawed=self._drop_everything,
         )  # fmt: skip
         self._keeper = threading.Thread(target=self._keep, name="outbox-station", daemon=True)

@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from outbox.database import PROMPT, PromptConnection
 from outbox.forks import inherited, tell_of_forks
 from outbox.logs import get_logger
 from outbox.models import Task
@@ -41,7 +42,7 @@ class Waker:
         self._wanted = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: PromptConnection | None = None
 
     def after_fork(self) -> None:
         inherited.append(self._connection)
@@ -62,9 +63,10 @@ class Waker:
             try:
                 if self._connection is None or self._connection.closed:
                     args, options = self._connect
-                    self._connection = psycopg.connect(
+                    self._connection = PromptConnection.connect(
                         *args, autocommit=True, connect_timeout=5, prepare_threshold=None, **options
                     )
+                    self._connection.within = PROMPT
                 self._connection.execute(NOTIFY)
                 time.sleep(PAUSE)
             except psycopg.Error as error:

@@ -6,7 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from awaiting import await_that
 from sqlalchemy import text
+from wire import Wire
 from workshop import MakeWorkshop
 
 from outbox import current_run, database
@@ -68,3 +70,23 @@ def test_a_process_takes_every_letter_whatever_its_environment_calls_its_encodin
     workshop.open()
     workshop.await_state(message.message_id, "succeeded", "dead")
     assert said == ["Привет 💣"]
+
+
+def test_a_worker_whose_database_falls_silent_behind_a_proxy_works_again(
+    make_workshop: MakeWorkshop, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy takes every byte, so TCP notices nothing: the heartbeat waited for its answer for ever, and the claim too."""
+    monkeypatch.setattr("outbox.station.PROMPT", timedelta(seconds=1))
+    wire = Wire(database_url)
+    beside, workshop = make_workshop(), make_workshop(lease=timedelta(seconds=1), database_url=wire.url)
+    ran: list[int] = []
+    for each in (beside, workshop):
+        each.actor(actor_name="note")(ran.append)
+    beside.publish()
+    workshop.work()
+    beside.broker.get_actor("note").send(1)
+    await_that(lambda: ran == [1])
+    wire.vanish()
+    beside.broker.get_actor("note").send(2)
+    await_that(lambda: ran == [1, 2])
+    wire.close()
