@@ -253,7 +253,7 @@ def _executed(node: dict[str, Any]) -> dict[str, Any]:
 INDEXED = [
     "",
     "id:01a2",
-    f"id:{uuid4().hex[:9]}",
+    "id:5d1e0c7aa",
     "state:running",
     "state:pending queue:queue3",
     "state:published queue:queue3",
