@@ -464,7 +464,7 @@ class TestReuse:
         assert server.connections == 2
 
     def test_threads_do_not_share_a_connection(self) -> None:
-        with mailroom() as (room, port), transport(plain(port)) as opened:
+        with mailroom() as (room, port), transport(plain(port), patience=Patience()) as opened:
             outcomes: list[Outcome] = []
 
             def work() -> None:

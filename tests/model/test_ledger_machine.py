@@ -29,7 +29,7 @@ def outbox(new_database: Callable[[str], str], migrated_template: str) -> Iterat
 
 
 def test_short_lives_keep_every_invariant(outbox: Outbox) -> None:
-    _live(outbox, seed=4, max_examples=15, stateful_step_count=40, phases=[Phase.generate])
+    _live(outbox, seed=4, max_examples=8, stateful_step_count=40, phases=[Phase.generate])
 
 
 @pytest.mark.long
