@@ -5,7 +5,8 @@ each point has a life of its own, on both sides. Some points alone, a line each,
 
     CRASH_POINT='worker|outbox settle: COMMIT after RECORD_SUCCESSES|1|after' make chaos ARGS='-k every_point'
 
-CRASH_EVERY=3 takes each third of all points, spread over all processes. CHAOS_REPORT names a directory for the account: crash-points.json, and crash-points.md with its table.
+CRASH_EVERY=3 takes each third of all points. CHAOS_REPORT names a directory for the account: crash-points.json, and
+crash-points.md with its table.
 """
 
 from __future__ import annotations
