@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import psycopg
+from sqlalchemy import Engine, event
 
 from outbox.ledger import Conn
 
-__all__ = ["PROMPT", "SILENT_CLIENT", "PromptConnection", "connect"]
+__all__ = ["PROMPT", "SILENT_CLIENT", "PromptConnection", "answered", "connect"]
 
 #: For statements that take milliseconds: an answer that takes longer will not come any more.
 PROMPT = timedelta(seconds=10)
@@ -93,6 +94,20 @@ class PromptConnection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
         except StopIteration as end:
             return end.value
+
+
+def answered(engine: Engine, *, within: timedelta) -> Engine:
+    """The engine, whose connections of psycopg 3 end when a request is not answered in time. Give it more than its
+    `statement_timeout`, so that the server ends first what it is still at.
+    """
+
+    def connect(_dialect: object, _record: object, words: Sequence[Any], options: dict[str, Any]) -> PromptConnection:
+        conn = PromptConnection.connect(*words, **options)
+        conn.within = within
+        return conn
+
+    event.listen(engine, "do_connect", connect)
+    return engine
 
 
 def _milliseconds(span: timedelta) -> int:

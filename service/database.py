@@ -10,13 +10,14 @@ from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.orm import Session
 
+from outbox.database import answered
 from outbox.fastapi import OutboxTasks, outbox_depends
 from outbox.ledger import Conn
 from service.settings import Settings
 
 __all__ = ["Db", "Tasks", "driver_connection", "engine_for", "get_session"]
 
-_STATEMENT = timedelta(seconds=15)
+_STATEMENT, _ANSWER = timedelta(seconds=15), timedelta(seconds=20)
 _LOCK = timedelta(seconds=8)
 _IDLE_IN_TRANSACTION = timedelta(seconds=30)
 
@@ -43,7 +44,7 @@ def engine_for(settings: Settings) -> Engine:
             f"-c statement_timeout={_milliseconds(_STATEMENT)} -c lock_timeout={_milliseconds(_LOCK)} "
             f"-c idle_in_transaction_session_timeout={_milliseconds(_IDLE_IN_TRANSACTION)}"
         )
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=settings.threads,
         max_overflow=2,
@@ -52,6 +53,7 @@ def engine_for(settings: Settings) -> Engine:
         hide_parameters=True,  # an error in the log tells nobody's address
         connect_args=arguments,
     )
+    return answered(engine, within=_ANSWER)
 
 
 async def get_session(request: Request) -> AsyncIterator[Session]:

@@ -103,7 +103,9 @@ WITHDRAWS, HOLDS = 9, 18
 
 
 def main(client: str, first: int, count: int) -> None:
-    engine = create_engine(broker.settings.sqlalchemy_url, pool_pre_ping=True)
+    engine = database.answered(
+        create_engine(broker.settings.sqlalchemy_url, pool_pre_ping=True), within=database.PROMPT
+    )
     waiting: list[str] = []
     for number in range(max(first, _next(client)), first + count):
         tasks = _until_told(partial(_committed, engine, client, number))

@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from service_eyes import ADMIN, Database, OneRun, settings_for
 from stream_eyes import Served, told
+from wire import Wire
 
 from deploy.local.servers import Postgres
 from service import stream
@@ -26,6 +27,22 @@ def test_the_api_recovers_by_itself_when_the_database_comes_back(
         own_postgres.start()
         assert api.get("/readyz").status_code == 200
         assert api.post("/v1/events", json={"type": "a", "data": 1}).status_code == 202
+
+
+def test_a_database_that_falls_silent_behind_a_proxy_is_given_up(
+    database_url: str, surroundings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy takes every byte, so TCP notices nothing: one after the other the API's threads would wait for ever."""
+    monkeypatch.setattr("service.database._ANSWER", timedelta(seconds=1))
+    wire = Wire(database_url)
+    with TestClient(create_app(settings_for(wire.url))) as api:
+        api.headers["Authorization"] = f"Bearer {ADMIN}"
+        assert api.get("/v1/tasks").status_code == 200
+        wire.vanish()
+        answers = [api.post("/v1/events", json={"type": "a", "data": 1}).status_code for _ in range(3)]
+    assert set(answers) <= {202, 503}
+    assert answers[-1] == 202
+    wire.close()
 
 
 def test_a_stream_outlives_an_outage_of_the_database(
