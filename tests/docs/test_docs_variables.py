@@ -12,8 +12,18 @@ import actors.settings
 import outbox.settings
 import service.settings
 
-#: Read by others than our settings: `.dev/env`, the composition, uvicorn, and the receiver on the page.
-OTHERS = {"API_KEY", "API_URL", "FORWARDED_ALLOW_IPS", "POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "WEBHOOK_SECRET"}
+#: Read by others than our settings: `.dev/env`, the composition, uvicorn, the trials, and the receiver on the page.
+OTHERS = {
+    "CHAOS_SEED",
+    "CHAOS_TASKS",
+    "CRASH_EVERY",
+    "API_KEY",
+    "API_URL",
+    "FORWARDED_ALLOW_IPS",
+    "POSTGRES_PASSWORD",
+    "RABBITMQ_PASSWORD",
+    "WEBHOOK_SECRET",
+}
 
 # `OUTBOX_RELAY_BATCH`, `_LANES` is how a table writes two of them.
 _NAMED = re.compile(r"(?<![\w/])(?P<name>[A-Z]+_[A-Z_]+)(?:[`, ]+(?P<more>_[A-Z]+))?(?![\w/])")
