@@ -16,26 +16,15 @@ from contextlib import contextmanager
 
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from bench.apps.ours import broker, noop
+from bench.peers.domain import User
 from bench.tasks import arguments
 from outbox import enqueue
 
 TASKS = (0, 1, 10)
 WARM_UP = 50
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Base):
-    __tablename__ = "bench_user"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    email: Mapped[str]
-    name: Mapped[str]
 
 
 class Clock:

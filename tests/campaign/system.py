@@ -187,12 +187,16 @@ class System:
         """Seconds until a task that is enqueued from now on has ended; None when none is, or not in time."""
         began = time.monotonic()
         told, runs = (self._size(name) for name in ("told", "runs"))
-        while not self.all_is_told and time.monotonic() - began < within.total_seconds():
+
+        def recovered() -> bool:
             fresh = {task["id"] for each in self._lines("told", told) for task in each.get("tasks", [])}
-            if any(line["what"] == "ended" and line["id"] in fresh for line in self._lines("runs", runs)):
-                return time.monotonic() - began
-            time.sleep(0.05)
-        return None
+            return any(line["what"] == "ended" and line["id"] in fresh for line in self._lines("runs", runs))
+
+        def settled() -> bool:
+            return self.all_is_told or recovered() or time.monotonic() - began > within.total_seconds()
+
+        await_that(settled, 2 * within, pace=timedelta(milliseconds=50))
+        return time.monotonic() - began if recovered() else None
 
     def retry_the_dead(self) -> None:
         """As an operator does."""

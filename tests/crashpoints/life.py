@@ -99,8 +99,7 @@ def crashing(label: str) -> None:
 def held(label: str) -> None:
     """Runs until it is cancelled."""
     trace(label, "started")
-    while not current_run().cancel_requested():
-        time.sleep(STEP)
+    await_that(current_run().cancel_requested, timedelta(minutes=5))
     raise RuntimeError("cancelled")
 
 

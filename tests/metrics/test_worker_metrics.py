@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 from uuid import uuid4
 
+import pytest
 from awaiting import await_that
 from broker_side import admin
 from prometheus_client import REGISTRY
@@ -32,27 +33,20 @@ def test_a_copy_that_comes_too_late_is_counted_and_not_run(shop: Workshop) -> No
     assert ran == [1]
 
 
-def test_an_outcome_that_comes_too_late_is_counted_as_such_alone(shop: Workshop) -> None:
+@pytest.mark.parametrize("name", ["late", "late_in_its_session"])
+def test_an_outcome_that_comes_too_late_is_counted_as_such_alone(shop: Workshop, name: str) -> None:
+    """Whether the settler would have recorded it, or the run's own session."""
+
     def loses_its_task() -> None:
+        if name == "late_in_its_session":
+            current_run().session()
         shop.db.execute("update outbox.task set run_id = gen_random_uuid() where id = %s", [current_run().task_id])
 
-    actor = shop.actor(actor_name="late")(loses_its_task)
+    actor = shop.actor(actor_name=name)(loses_its_task)
     before = value("outbox_late_outcomes_total")
     actor.send()
     await_that(lambda: value("outbox_late_outcomes_total") == before + 1)
-    assert value("outbox_outcomes_total", actor="late", outcome="succeeded") == 0
-
-
-def test_so_is_one_whose_own_session_would_have_recorded_it(shop: Workshop) -> None:
-    def loses_its_task() -> None:
-        current_run().session()
-        shop.db.execute("update outbox.task set run_id = gen_random_uuid() where id = %s", [current_run().task_id])
-
-    actor = shop.actor(actor_name="late_too")(loses_its_task)
-    before = value("outbox_late_outcomes_total")
-    actor.send()
-    await_that(lambda: value("outbox_late_outcomes_total") == before + 1)
-    assert value("outbox_outcomes_total", actor="late_too", outcome="succeeded") == 0
+    assert value("outbox_outcomes_total", actor=name, outcome="succeeded") == 0
 
 
 def test_a_worker_that_is_declared_dead_while_it_lives_counts_that(shop: Workshop) -> None:

@@ -6,15 +6,20 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 
 import dramatiq
 import psycopg
 from sqlalchemy import text
 
 from outbox import OutboxBroker, current_run
+from tests.awaiting import await_that
 
 broker = OutboxBroker()
 dramatiq.set_broker(broker)
+
+#: Longer than any test that gives the permit, or never does.
+PATIENCE = timedelta(minutes=5)
 
 
 def _trace(label: str, what: str) -> None:
@@ -24,8 +29,8 @@ def _trace(label: str, what: str) -> None:
 
 def _await_permit(label: str) -> None:
     with psycopg.connect(broker.settings.conninfo, autocommit=True) as conn:
-        while not conn.execute("select 1 from permit where label = %s", [label]).fetchone():
-            time.sleep(0.02)
+        permitted = "select 1 from permit where label = %s"
+        await_that(lambda: conn.execute(permitted, [label]).fetchone(), PATIENCE, pace=timedelta(milliseconds=20))
 
 
 @dramatiq.actor(max_retries=0)
