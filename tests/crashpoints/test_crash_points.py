@@ -91,9 +91,9 @@ def _leave_nothing(postgres_url: str, database_url: str, rabbitmq_url: str, pref
 
 
 def test_nothing_is_lost_at_some_points(live: LiveOnce) -> None:
-    """Three lives in which every process dies once: at statements that change a task, well spread, on either side."""
+    """Two lives in which every process dies once: at statements that change a task, well spread, on either side."""
     points = _listened_to(live)
-    lives: list[list[Crash]] = [[], [], []]
+    lives: list[list[Crash]] = [[], []]
     for subject in PROCESSES:
         changing = sorted({point.name for point in points[subject] if changes_a_task(point.name)})
         for part, life in enumerate(lives):

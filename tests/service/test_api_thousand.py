@@ -54,7 +54,9 @@ def test_the_process_asks_for_as_many_open_files_as_it_may_have(api: Api) -> Non
     assert soft > CONNECTIONS or soft == hard
 
 
-@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[] if path == "/v1/orders" else pytest.mark.long) for path in BODIES]
+)
 def test_a_thousand_equal_requests_at_once_make_one_row_and_one_answer(api: Api, database: Database, path: str) -> None:
     """Among them are some with another body: whichever body came first has the key, the other one is refused."""
     equal, other, table = BODIES[path]
