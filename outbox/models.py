@@ -175,6 +175,12 @@ history = Table(
     *_finished_columns(),
     CheckConstraint("state in ('succeeded', 'cancelled')", name="history_state"),
     Index("history_id", "id"),
+    Index(
+        "history_finished",
+        "finished_at",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": "32", "autosummarize": "on"},
+    ),
     postgresql_partition_by="range (finished_at)",
 )
 
@@ -187,6 +193,22 @@ dead = Table(
     Index("dead_id", "id"),
     Index("dead_finished", "finished_at"),
     Index("dead_lane", "lane", postgresql_where=text("lane_holds")),
+    Index("dead_failure", text("((attempts -> '-1'::integer) ->> 'failure'::text)")),
+)
+
+#: What ended in each minute, by actor and queue. `waits` and `runs` count succeeded tasks by a bucket of how long they took.
+minute = Table(
+    "minute",
+    metadata,
+    C("minute", Instant, primary_key=True),
+    C("actor", Text, primary_key=True),
+    C("queue", Text, primary_key=True),
+    C("succeeded", Integer, nullable=False, server_default=text("0")),
+    C("dead", Integer, nullable=False, server_default=text("0")),
+    C("cancelled", Integer, nullable=False, server_default=text("0")),
+    C("failures", Integer, nullable=False, server_default=text("0")),
+    C("waits", JSONB, nullable=False, server_default=text("'{}'")),
+    C("runs", JSONB, nullable=False, server_default=text("'{}'")),
 )
 
 #: One row a queue: its epoch in the broker, whether it is paused, and since when and by whom.
@@ -273,4 +295,33 @@ audit = Table(
     C("subject", Text, nullable=False),
     C("detail", JSONB, nullable=False, server_default=text("'{}'")),
     Index("audit_subject", "subject"),
+)
+
+#: One act on all tasks that a query fits, as of its making; `after` is the last id that was looked at.
+bulk = Table(
+    "bulk",
+    metadata,
+    C("id", Uuid, primary_key=True),
+    C("action", Text, nullable=False),
+    C("query", Text, nullable=False),
+    C("who", Text, nullable=False),
+    C("reason", Text),
+    C("due_at", Instant),
+    C("rate", Integer),
+    C("state", Text, nullable=False, server_default=text("'running'")),
+    C("matched", Integer, nullable=False),
+    C("matched_at_least", Boolean, nullable=False, server_default=text("false")),
+    C("after", Uuid),
+    C("done", Integer, nullable=False, server_default=text("0")),
+    C("refused", Integer, nullable=False, server_default=text("0")),
+    C("error", Text),
+    C("created_at", Instant, nullable=False, server_default=text("clock_timestamp()")),
+    C("moved_at", Instant, nullable=False, server_default=text("clock_timestamp()")),
+    C("finished_at", Instant),
+    CheckConstraint("action in ('retry', 'cancel', 'reschedule')", name="bulk_action"),
+    CheckConstraint("state in ('running', 'done', 'aborted', 'failed')", name="bulk_state"),
+    CheckConstraint("(state = 'running') = (finished_at is null)", name="bulk_ended"),
+    CheckConstraint("(action = 'reschedule') = (due_at is not null)", name="bulk_due"),
+    CheckConstraint("rate > 0", name="bulk_rate"),
+    Index("bulk_running", "created_at", postgresql_where=text("state = 'running'")),
 )

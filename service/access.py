@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: `Authorization: Bearer <API key>`, three roles, each including the one before."""
+"""Who calls, and what they may do: `Authorization: Bearer <API key>`, four roles, each including the one before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.problems import Problem
 from service.settings import Settings
 from service.tables import ApiKey
 
-__all__ = ["Admin", "Principal", "Reader", "Writer", "admit"]
+__all__ = ["Admin", "Operator", "Principal", "Reader", "Writer", "admit"]
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, made by `python -m service keys create`.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -126,4 +126,5 @@ def _needs(role: Role) -> Any:
 
 Reader = Annotated[Principal, _needs("reader")]
 Writer = Annotated[Principal, _needs("writer")]
+Operator = Annotated[Principal, _needs("operator")]
 Admin = Annotated[Principal, _needs("admin")]

@@ -16,7 +16,7 @@ from service.tables import ApiKey
 
 __all__ = ["ROLES", "NewKey", "Role", "create", "digest_of", "every", "revoke"]
 
-Role = Literal["reader", "writer", "admin"]
+Role = Literal["reader", "writer", "operator", "admin"]
 #: From the least to the most that a key may do.
 ROLES: tuple[Role, ...] = get_args(Role)
 

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
 
-__all__ = ["ApiKey", "Base", "Event", "IdempotencyKey", "Order", "OrderItem", "User", "metadata"]
+__all__ = ["ApiKey", "Base", "Browser", "Event", "IdempotencyKey", "Order", "OrderItem", "User", "metadata"]
 
 metadata = MetaData(schema="app")
 _NOW = text("clock_timestamp()")
@@ -117,7 +117,27 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
     revoked_at: Mapped[datetime | None]
 
-    __table_args__ = (CheckConstraint("role in ('admin', 'writer', 'reader')", name="api_key_role"),)
+    __table_args__ = (CheckConstraint("role in ('reader', 'writer', 'operator', 'admin')", name="api_key_role"),)
+
+
+class Browser(Base):
+    """A browser that signed in to the dashboard, or a link that signs one in, once. `digest`: SHA-256 of 256 random bits."""
+
+    __tablename__ = "browser"
+
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    key_id: Mapped[UUID | None] = mapped_column(ForeignKey("app.api_key.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    role: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=_NOW)
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("kind in ('session', 'link')", name="browser_kind"),
+        CheckConstraint("role in ('reader', 'writer', 'operator', 'admin')", name="browser_role"),
+        Index("browser_expires", "expires_at"),
+    )
 
 
 class IdempotencyKey(Base):

@@ -56,7 +56,7 @@ def test_the_sql_needs_no_database_and_makes_the_same_tables(
     with psycopg.connect(empty_database_url, autocommit=True) as conn:
         conn.execute(told.stdout.encode())
     env = {"DATABASE_URL": empty_database_url}
-    assert cli("db", "current", env=env).stdout.splitlines() == ["outbox_0002\tapplied"]
+    assert cli("db", "current", env=env).stdout.splitlines() == ["outbox_0003\tapplied"]
     assert cli("db", "check", env=env).exit_code == 0
 
 
@@ -67,17 +67,24 @@ def test_an_alembic_ini_without_the_outbox_does_not_hide_it(empty_database_url: 
     (elsewhere / "theirs" / "env.py").write_text("raise AssertionError('nobody asked for theirs')\n")
     (versions / "one.py").write_text("revision, down_revision = 'theirs_1', None\ndef upgrade(): ...\n")
     env = {"DATABASE_URL": empty_database_url}
-    assert json.loads(cli("db", "upgrade", "--json", env=env).stdout)["applied"] == ["outbox_0001", "outbox_0002"]
+    assert json.loads(cli("db", "upgrade", "--json", env=env).stdout)["applied"] == [
+        "outbox_0001",
+        "outbox_0002",
+        "outbox_0003",
+    ]
     assert cli("tasks", "list", env=env).exit_code == 0
 
 
 def test_each_migration_is_told_as_it_begins(empty_database_url: str, elsewhere: Path, cli: Cli) -> None:
     env = {"DATABASE_URL": empty_database_url}
     told = cli("db", "upgrade", env=env).stderr.splitlines()
-    assert (told[0].split(",")[0], told[-1]) == ("Running upgrade  -> outbox_0001", "Applied outbox_0001, outbox_0002.")
+    assert (told[0].split(",")[0], told[-1]) == (
+        "Running upgrade  -> outbox_0001",
+        "Applied outbox_0001, outbox_0002, outbox_0003.",
+    )
     told = cli("db", "downgrade", "base", "--yes", "--json", env=env)
-    assert json.loads(told.stdout) == {"taken_back": ["outbox_0002", "outbox_0001"], "current": []}
-    assert told.stderr.startswith("Running downgrade outbox_0002 -> outbox_0001")
+    assert json.loads(told.stdout) == {"taken_back": ["outbox_0003", "outbox_0002", "outbox_0001"], "current": []}
+    assert told.stderr.startswith("Running downgrade outbox_0003 -> outbox_0002")
 
 
 def test_the_help_names_the_variables(cli: Cli) -> None:

@@ -82,7 +82,7 @@ def test_two_histories_in_one_database_each_go_up_twice_and_down(url: str, their
         command.upgrade(application, "heads")
         db.upgrade(ours)
     assert there(url, "theirs", "outbox.task") == [True, True]
-    assert (versions(url), versions(url, "outbox_alembic_version")) == (["theirs_1"], ["outbox_0002"])
+    assert (versions(url), versions(url, "outbox_alembic_version")) == (["theirs_1"], ["outbox_0003"])
     assert db.check(ours) == []
     db.downgrade(ours, to="base")
     assert there(url, "theirs", "outbox.task") == [True, False]
@@ -98,7 +98,7 @@ def test_an_alembic_ini_that_includes_the_outbox_decides(url: str, theirs: MakeT
     for _ in range(2):
         db.upgrade(both)
     assert there(url, "theirs", "outbox.task", "outbox_alembic_version") == [True, True, False]
-    assert db.revisions(both, Settings()).current == ["outbox_0002", "theirs_1"]
+    assert db.revisions(both, Settings()).current == ["outbox_0003", "theirs_1"]
 
 
 def test_an_alembic_ini_without_scripts_is_nobody_s(url: str, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_was_upgraded_through_the_shared_table_goes_on_there_and_leaves_the
     db.downgrade(ours, to="base")
     assert (there(url, "outbox.task"), versions(url)) == ([False], ["theirs_1"])
     db.upgrade(ours)
-    assert (versions(url), versions(url, "outbox_alembic_version")) == (["theirs_1"], ["outbox_0002"])
+    assert (versions(url), versions(url, "outbox_alembic_version")) == (["theirs_1"], ["outbox_0003"])
 
 
 def test_each_schema_has_a_history_of_its_own(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

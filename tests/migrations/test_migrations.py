@@ -266,7 +266,7 @@ def test_the_sql_of_both_branches_makes_the_same_tables_as_the_upgrade(
 def test_the_sql_of_a_downgrade_leaves_nothing(url: str, packaged: Config) -> None:
     db.upgrade(packaged)
     packaged.output_buffer = told = io.StringIO()
-    command.downgrade(packaged, "outbox_0002:base", sql=True)
+    command.downgrade(packaged, "outbox_0003:base", sql=True)
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(told.getvalue().encode())
     assert relations(url) == ["outbox_alembic_version"]

@@ -70,7 +70,7 @@ def test_every_operation_is_complete(name: str) -> None:
     if "security" in operation:
         assert {"400", "401", "403", "429", "503"} <= statuses
         ((role,),) = operation["security"][0].values()
-        assert role in ("reader", "writer", "admin")
+        assert role in ("reader", "writer", "operator", "admin")
     if "{" in path:
         assert {"404", "422"} <= statuses
     if "requestBody" in operation:

@@ -1,0 +1,4 @@
+drop table outbox.bulk;
+drop index outbox.dead_failure;
+drop index outbox.history_finished;
+drop table outbox.minute;

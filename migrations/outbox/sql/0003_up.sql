@@ -1,0 +1,48 @@
+-- What ended in each minute, by actor and queue; kept by the relay from the tables of what ended. `waits` counts, by a
+-- bucket of the time from due to done, tasks that succeeded; `runs` likewise, of the time from start to end.
+create table outbox.minute (
+    minute timestamptz not null,
+    actor text not null,
+    queue text not null,
+    succeeded integer not null default 0,
+    dead integer not null default 0,
+    cancelled integer not null default 0,
+    failures integer not null default 0,
+    waits jsonb not null default '{}',
+    runs jsonb not null default '{}',
+    primary key (minute, actor, queue)
+);
+
+-- Rows of a partition come in the order of their end: a few pages an hour say where each begins.
+create index history_finished on outbox.history using brin (finished_at)
+    with (pages_per_range = 32, autosummarize = on);
+
+-- What the last attempt of a dead task died of, as `outbox.failures` names it.
+create index dead_failure on outbox.dead ((attempts -> -1 ->> 'failure'));
+
+-- One act on all tasks that a query fits: carried on by the relay, batch after batch, each with what it did to `after`.
+create table outbox.bulk (
+    id uuid primary key,
+    action text not null,
+    query text not null,
+    who text not null,
+    reason text,
+    due_at timestamptz,
+    rate integer,
+    state text not null default 'running',
+    matched integer not null,
+    matched_at_least boolean not null default false,
+    after uuid,
+    done integer not null default 0,
+    refused integer not null default 0,
+    error text,
+    created_at timestamptz not null default clock_timestamp(),
+    moved_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz,
+    constraint bulk_action check (action in ('retry', 'cancel', 'reschedule')),
+    constraint bulk_state check (state in ('running', 'done', 'aborted', 'failed')),
+    constraint bulk_ended check ((state = 'running') = (finished_at is null)),
+    constraint bulk_due check ((action = 'reschedule') = (due_at is not null)),
+    constraint bulk_rate check (rate > 0)
+);
+create index bulk_running on outbox.bulk (created_at) where state = 'running';
