@@ -127,6 +127,22 @@ def revoke_key(key_id: Annotated[UUID, typer.Argument(help="As `keys list` shows
         typer.echo(f"Key {key_id} is revoked.", err=True)
 
 
+@cli.command("dashboard-link", epilog=_VARIABLES)
+def dashboard_link(
+    name: Annotated[str, typer.Option(help="Who will use it; stands in the audit.")],
+    role: Annotated[keys.Role, typer.Option(help="reader: sees; operator: also acts; admin: everything.")] = "operator",
+    url: Annotated[str, typer.Option(help="Where the API is reached.")] = "",
+) -> None:
+    """Print a link that signs one browser in to the dashboard, once, within ten minutes."""
+    from service.browsers import new_link
+    from service.dashboard import PATH
+
+    settings = _settings()
+    with _session() as session, session.begin():
+        link = new_link(session, name=name, role=role)
+    typer.echo(f"{url.rstrip('/') or f'http://{settings.host}:{settings.port}'}{PATH}/sign-in?link={link}")
+
+
 def _settings() -> Settings:
     with _told_plainly():
         return Settings()

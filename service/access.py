@@ -12,6 +12,7 @@ from fastapi import Depends, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine, select
+from starlette.datastructures import State
 
 from service.keys import ROLES, Role, digest_of
 from service.pace import Paces, Turn
@@ -19,7 +20,7 @@ from service.problems import Problem
 from service.settings import Settings
 from service.tables import ApiKey
 
-__all__ = ["Admin", "Operator", "Principal", "Reader", "Writer", "admit"]
+__all__ = ["Admin", "Operator", "Principal", "Reader", "Writer", "admit", "recognised"]
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, made by `python -m service keys create`.")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -43,12 +44,17 @@ async def admit(request: Request) -> None:
     if credentials is None or not credentials.credentials:
         raise _unknown()
     digest = digest_of(credentials.credentials)
-    principal = _bootstrap(request.app.state.settings, digest) or await _looked_up(request, digest)
+    principal = await recognised(digest, state=request.app.state, host=request.client.host if request.client else "")
     turn = request.app.state.paces.callers.take(digest)
     if not turn.granted:
         raise _too_many(turn, "This key has used up what it may send for now.")
     request.state.principal = principal
     request.state.pace = turn.headers
+
+
+async def recognised(digest: bytes, *, state: State, host: str) -> Principal:
+    """Whose key this is. `state` is the API's; `host`, where it comes from. Raises Problem: 401, 429."""
+    return _bootstrap(state.settings, digest) or await _looked_up(digest, state, host)
 
 
 def _bootstrap(settings: Settings, digest: bytes) -> Principal | None:
@@ -58,20 +64,20 @@ def _bootstrap(settings: Settings, digest: bytes) -> Principal | None:
     return Principal("bootstrap", "bootstrap", "admin") if hmac.compare_digest(expected, digest) else None
 
 
-async def _looked_up(request: Request, digest: bytes) -> Principal:
+async def _looked_up(digest: bytes, state: State, host: str) -> Principal:
     """The owner of a stored key. The database is not asked while the answer would be 429 anyway.
 
     A key that was served before is not held to its address's pace: its neighbours' guesses lock nobody out.
     """
-    paces: Paces = request.app.state.paces
-    address = _neighbourhood(request.client.host) if request.client else ""
+    paces: Paces = state.paces
+    address = _neighbourhood(host) if host else ""
     if digest in paces.callers:
         turn, why = paces.callers.look(digest), "This key has used up what it may send for now."
     else:
         turn, why = paces.guesses.look(address), "Too many keys that are not in force came from this address."
     if not turn.granted:
         raise _too_many(turn, why)
-    principal = await run_in_threadpool(_stored, request.app.state.engine, digest)
+    principal = await run_in_threadpool(_stored, state.engine, digest)
     if principal is None:
         paces.callers.forget(digest)
         paces.guesses.charge(address)
