@@ -15,6 +15,7 @@ from sqlalchemy.exc import InvalidRequestError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 from uuid_utils.compat import uuid7
 
+from outbox import tracing
 from outbox.encoding import check_call, encode
 from outbox.errors import ArgumentError, NoTransaction
 from outbox.ledger import Ledger
@@ -197,9 +198,10 @@ def _declared(name: str) -> dramatiq.Actor[Any, Any] | None:
 
 
 def _options(message: dramatiq.Message[Any], name: str, limit: int) -> str:
-    if not message.options:
+    options = tracing.carried(message.options)
+    if not options:
         return "{}"
-    kept = {key: value for key, value in message.options.items() if key not in _OURS}
+    kept = {key: value for key, value in options.items() if key not in _OURS}
     return encode((), kept, actor=f"{name} (options)", limit=limit)[1]
 
 

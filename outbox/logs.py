@@ -10,10 +10,24 @@ from typing import Any, Literal
 
 import structlog
 
+from outbox.run import _current
+from outbox.tracing import current_trace_id
+
 __all__ = ["configure", "get_logger"]
+
+
+def _of_the_task(_logger: Any, _method: str, event: Any) -> Any:
+    """A line that is written while a task runs says which, whoever writes it; and of which trace."""
+    if (run := _current.get()) is not None:
+        event.setdefault("task_id", str(run.task_id))
+    if (trace_id := current_trace_id()) is not None:
+        event.setdefault("trace_id", trace_id)
+    return event
+
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
+    _of_the_task,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),

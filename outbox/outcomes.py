@@ -14,6 +14,7 @@ from dramatiq.errors import ActorNotFound, RateLimitExceeded, Retry
 from dramatiq.middleware import Middleware, Shutdown, SkipMessage
 from sqlalchemy.exc import DBAPIError
 
+from outbox import tracing
 from outbox.enqueue import uncommitted
 from outbox.errors import Permanent, Snooze
 from outbox.logs import get_logger
@@ -68,6 +69,7 @@ class Outcomes(Middleware):
             run.outcome = Outcome("interrupted", error="this worker could not prove its lease in time", wait=0.0)
             raise SkipMessage("given back before it started")
         _current.set(run)
+        run.traced = tracing.begin(run)
 
     def after_process_message(
         self,
@@ -93,6 +95,7 @@ class Outcomes(Middleware):
             _close_session(run)
             run.finished = time.monotonic()
             _current.set(None)
+            _end_span(message, run)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         run: Run | None = getattr(message, "run", None)
@@ -103,6 +106,7 @@ class Outcomes(Middleware):
         run.outcome = run.outcome or skipped
         run.finished = time.monotonic()
         _current.set(None)
+        _end_span(message, run)
 
     # ------------------------------------------------------------------ judging
 
@@ -239,7 +243,13 @@ def _close_session(run: Run) -> None:
             session.rollback()
         session.close()
     except Exception as error:
-        log.warning("the run's session did not close", error=str(error))
+        log.warning("the run's session did not close", task_id=str(run.task_id), error=str(error))
+
+
+def _end_span(message: MessageProxy, run: Run) -> None:
+    if run.traced is not None:
+        run.traced.ends(run.outcome, message._exception)
+        run.traced = None
 
 
 def _throws(broker: Broker, message: MessageProxy, error: BaseException) -> bool:

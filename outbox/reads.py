@@ -22,6 +22,7 @@ from outbox.errors import ArgumentError, TaskNotFound, TookTooLong
 from outbox.ledger import Conn
 from outbox.query import PUBLIC_STATES, PublicState, Query
 from outbox.search import WITHIN
+from outbox.tracing import trace_id_of
 
 __all__ = [
     "CAP", "PUBLIC_STATES", "ActorFigures", "AttemptView", "Count", "PublicState", "QueueView", "Reader",
@@ -76,6 +77,11 @@ class TaskView:
     reason: str | None
     worker_id: UUID | None
     attempts: list[AttemptView] = field(default_factory=list)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace in which it was enqueued, if that was traced."""
+        return trace_id_of(self.options)
 
 
 class Standing(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from prometheus_client import REGISTRY
 
-from outbox import database, logs
+from outbox import database, logs, tracing
 from outbox.census import Census
 from outbox.database import PROMPT
 from outbox.front import Front
@@ -247,7 +247,9 @@ class Lane(threading.Thread):
                 return
             report, why = Report([], [rows[0].id], [], 0), f"the broker closed the channel: {error}"
             log.error("the broker refuses this task's message", task_id=rows[0].id, reason=str(error))
-        CONFIRM_SECONDS.observe(time.perf_counter() - began)
+        took = time.perf_counter() - began
+        CONFIRM_SECONDS.observe(took)
+        tracing.published(rows, confirmed=report.confirmed, refused=report.refused, took=took)
         if report.confirmed:
             relay.ledger.mark_published(conn, report.confirmed, epochs=epochs)
             PUBLISHED.inc(len(report.confirmed))

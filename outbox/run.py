@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from outbox.models import Task
+    from outbox.tracing import Attempt
 
 __all__ = ["Outcome", "Run", "current_run"]
 
@@ -77,6 +78,8 @@ class Run:
     replaced: bool = False
     recorded: bool = False
     delivery: Any = None
+    #: Its span, where it is traced.
+    traced: Attempt | None = None
     _session: Session | None = None
     _cancel: bool = False
 

@@ -31,8 +31,15 @@ def _in_lower_case(value: str) -> str:
     return value
 
 
+def _to_a_trace(value: str) -> str:
+    if not value.startswith(("https://", "http://")) or "{trace_id}" not in value:
+        raise ValueError("must begin with https:// or http:// and contain {trace_id}")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_a_name)]
 SchemaName = Annotated[Name, AfterValidator(_in_lower_case)]
+TraceUrl = Annotated[str, AfterValidator(_to_a_trace)]
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
 
 
@@ -82,6 +89,10 @@ class Settings(BaseSettings):
     relay_poll: Duration = Field(default=timedelta(milliseconds=500), description="the guarantee behind the wake-ups")
     confirm_timeout: Duration = Field(default=timedelta(seconds=15), description="an unconfirmed publish is due again")
     listen: bool = Field(default=True, description="wake-up by LISTEN/NOTIFY; off behind PgBouncer in transaction mode")
+
+    trace_url: TraceUrl | None = Field(
+        default=None, description="page of a trace, as https://traces.example.com/trace/{trace_id}"
+    )
 
     history_days: int = Field(default=30, ge=1, description="days that succeeded and cancelled tasks are kept")
     dead_days: int = Field(default=180, ge=1, description="days that dead tasks are kept")

@@ -166,6 +166,7 @@ _ITEM: dict[str, Any] = {
     "unique_key": None,
     "cancel_requested": False,
     "reason": None,
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
 }
 _WHY = {
     "cause": "retry_wait",

@@ -72,6 +72,7 @@ class TaskItem(BaseModel):
     unique_key: str | None
     cancel_requested: bool
     reason: str | None
+    trace_id: Annotated[str | None, Field(description="The trace in which it was enqueued, if that was traced.")]
 
 
 class TaskAttempt(BaseModel):

@@ -39,7 +39,7 @@ from actors.mail.replies import (
 from actors.mail.transport_state import Probe
 from actors.tables import Mail
 from outbox import Permanent as Hopeless
-from outbox import Run, Snooze, Task, current_run, enqueue
+from outbox import Run, Snooze, Task, current_run, enqueue, tracing
 from outbox.outcomes import is_interruption
 
 __all__ = ["RefusedForNow", "enqueue_mail", "send_mail"]
@@ -92,12 +92,7 @@ def send_mail(mail_id: str) -> None:
         return
     _await_the_slot(letter)
     probe = _await_the_server(letter)
-    outcome = outside.transport().send(
-        letter.body,
-        sender=parse(letter.envelope_sender or letter.sender),
-        recipient=parse(letter.recipient),
-        before_dot=lambda: _begin_copy(letter, run, probe),
-    )
+    outcome = _spoken(letter, run, probe)
     metrics.count(outcome)
     if isinstance(outcome, HeldBack):
         _say_why(letter)
@@ -173,6 +168,24 @@ def _await_the_server(letter: Letter) -> Probe | None:
 
 def _is_paused(letter: Letter) -> bool:
     return letter.pause_left is not None and letter.pause_left > timedelta()
+
+
+def _spoken(letter: Letter, run: Run, probe: Probe | None) -> Outcome:
+    server = outside.transport().server
+    about = {"network.protocol.name": "smtp", "server.address": server.host, "server.port": server.port}
+    with tracing.call("smtp send", about) as says:
+        outcome = outside.transport().send(
+            letter.body,
+            sender=parse(letter.envelope_sender or letter.sender),
+            recipient=parse(letter.recipient),
+            before_dot=lambda: _begin_copy(letter, run, probe),
+        )
+        went_well = isinstance(outcome, Sent | HeldBack)
+        says(
+            {"smtp.phase": outcome.reply.phase.value, "smtp.reply_code": outcome.reply.code},
+            None if went_well else type(outcome).__name__,
+        )
+    return outcome
 
 
 def _begin_copy(letter: Letter, run: Run, probe: Probe | None) -> bool:

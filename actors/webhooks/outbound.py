@@ -25,7 +25,7 @@ from actors.webhooks.outcomes import Delivered, Gone, Refused, Retry, judge
 from actors.webhooks.record import is_overtaken, record
 from actors.webhooks.schedule import next_wait
 from actors.webhooks.wire import Exhausted
-from outbox import Permanent, Snooze, Task, current_run, enqueue
+from outbox import Permanent, Snooze, Task, current_run, enqueue, tracing
 
 TEST_EVENT = "webhook.test"
 
@@ -105,7 +105,7 @@ def deliver_webhook(delivery_id: str) -> None:
         if letter is None:
             return
         probing = _takes_its_turn(letter)
-        answer = outside.courier().post(letter.url, headers=letter.signed(at=datetime.now(UTC)), body=letter.body)
+        answer = _answered(letter)
     except _OUR_TROUBLE as trouble:
         raise Snooze(_UNTIL_MENDED, f"trouble of our own: {trouble}") from trouble
     outcome = judge(answer, now=datetime.now(UTC), other_4xx=letter.other_4xx)
@@ -116,6 +116,24 @@ def deliver_webhook(delivery_id: str) -> None:
     if letter.troubled:
         health.note_success(session, letter.endpoint_id)
     record(session, letter.delivery_id, answer, outcome)
+
+
+def _answered(letter: Letter) -> Answered | Unreachable:
+    """One request, in a span of its own. Path and query may be secrets, and the endpoint is told of no trace: it is not ours."""
+    url = letter.url
+    about = {
+        "http.request.method": "POST",
+        "url.scheme": url.scheme,
+        "server.address": url.host,
+        "server.port": url.port,
+    }
+    with tracing.call("POST", about) as says:
+        answer = outside.courier().post(url, headers=letter.signed(at=datetime.now(UTC)), body=letter.body)
+        if isinstance(answer, Unreachable):
+            says({"webhook.phase": answer.phase.value}, answer.phase.value)
+        else:
+            says({"http.response.status_code": answer.status}, str(answer.status) if answer.status >= 400 else None)
+    return answer
 
 
 def _takes_its_turn(letter: Letter) -> bool:

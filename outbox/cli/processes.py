@@ -41,7 +41,9 @@ def relay() -> None:
     Any number may run. SIGTERM ends the batch in flight and exits 0.
     """
     from outbox import relay as process
+    from outbox import tracing
 
+    tracing.configure("relay")
     raise typer.Exit(process.main(settings()))
 
 
@@ -55,8 +57,10 @@ def worker(
 
     Any number may run. SIGTERM lets what runs finish, gives back what has not started, and exits 0.
     """
+    from outbox import tracing
     from outbox import worker as process
 
+    tracing.configure("worker")
     raise typer.Exit(process.main(settings(), (queues or "").replace(",", " ").split(), threads))
 
 
@@ -66,7 +70,9 @@ def scheduler() -> None:
     Any number may run: each tick fires once.
     """
     from outbox import cron as process
+    from outbox import tracing
 
+    tracing.configure("scheduler")
     raise typer.Exit(process.main(settings()))
 
 

@@ -94,6 +94,7 @@ def list_(
 @tasks.command("show")
 def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginning.")], json: Json = False) -> None:
     """Show a task: why it does not run, or that it does; and all its attempts."""
+    from outbox.tracing import trace_url
     from outbox.why import explain
 
     with opened() as door:
@@ -102,9 +103,10 @@ def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginnin
             raise Trouble(Exit.NOT_FOUND, f"No task has the id {id}.", "outbox tasks list shows what there is.")
         why = explain(door.conn, task, schema=door.reader.schema, others=[_application_knows(door)])
     if json:
-        show.document({**show.fields(task), "why": why})
+        show.document({**show.fields(task), "trace_id": task.trace_id, "why": why})
         return
     show.record({name: getattr(task, name) for name in task.__slots__ if name != "attempts"})
+    show.record({"trace_id": task.trace_id, "  page": trace_url(task)})
     show.record({"why": why.told, "  cause": why.cause, "  since": why.since, "  until": why.until, "  mend": why.mend})
     for number, attempt in enumerate(task.attempts, start=1):
         _say_attempt(number, attempt)
