@@ -63,6 +63,11 @@ class Processes:
                 found.setdefault(span["name"], []).append(span)
         return found
 
+    def tell(self, *words: str) -> str:
+        """What a command of the command line answers."""
+        command, ours = [sys.executable, "-m", "outbox.cli", *words], {**os.environ, **self._environment}
+        return subprocess.run(command, cwd=ROOT, env=ours, capture_output=True, text=True, check=True).stdout
+
     def kill(self) -> None:
         for process in self._started:
             process.kill()
@@ -73,7 +78,7 @@ class Processes:
 def processes(database_url: str, amqp_url: str, queue_prefix: str, tmp_path: Path) -> Iterator[Processes]:
     ours = {
         "DATABASE_URL": database_url, "RABBITMQ_URL": amqp_url, "OUTBOX_QUEUE_PREFIX": queue_prefix, "OUTBOX_APP": "actors",
-        **TRACED,
+        "OUTBOX_TRACE_URL": "https://traces.example.com/{trace_id}", **TRACED,
     }  # fmt: skip
     processes = Processes(tmp_path, ours)
     yield processes
@@ -142,6 +147,7 @@ def test_one_trace_from_the_request_to_the_mail_server_and_the_endpoint_with_a_s
             shown = api.get(f"/v1/tasks/{mail}").json()
         told = processes.end()
     assert shown["trace_id"] == f"{context.trace_id:032x}"
+    assert f"page\thttps://traces.example.com/{context.trace_id:032x}\n" in processes.tell("tasks", "show", mail)
     assert len(room.envelopes) == 1
 
     requests = {each.name: each for each in spans.exporter.get_finished_spans()}
