@@ -40,6 +40,8 @@ MOST_STATE = 512
 LAST = 2000
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+#: The same, sampled, as it stands in a message's body: or in its arguments, so that this alone proves nothing.
+_SAMPLED = re.compile(rb'"traceparent": ?"..-[0-9a-f]{32}-[0-9a-f]{16}-.[13579bdf][-"]')
 _ASKED_BY = (
     "OTEL_TRACES_EXPORTER",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -99,9 +101,9 @@ def _template() -> str | None:
 
 
 def published(rows: Sequence[Due], *, confirmed: Sequence[str], refused: Sequence[str], took: float) -> None:
-    """A span for each task of a batch that belongs to a trace, from its claim to the broker's answer `took` seconds later.
+    """A span for each task of a batch that belongs to a sampled trace, from its claim to the broker's answer `took` seconds later.
 
-    Without a tracer provider no row is looked at.
+    Without a tracer provider no row is looked at; with one, those that are not sampled only for that.
     """
     tracer = _tracer()
     if tracer is None:
@@ -110,7 +112,7 @@ def published(rows: Sequence[Due], *, confirmed: Sequence[str], refused: Sequenc
     since, answers = until - int(took * 1e9), dict.fromkeys(confirmed, True) | dict.fromkeys(refused, False)
     try:
         for row in rows:
-            if row.id in answers and b'"traceparent"' in row.body:
+            if row.id in answers and _SAMPLED.search(row.body):
                 _note_published(tracer, row, since, until, confirmed=answers[row.id])
     except Exception:
         log.warning("spans of published tasks were not made", exc_info=True)
