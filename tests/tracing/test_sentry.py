@@ -21,7 +21,6 @@ from workshop import MakeWorkshop, Workshop
 
 from outbox import Permanent, Snooze, current_run
 
-
 ADA = "@".join(("ada", "example.org"))  # a report holds the lines around the one that failed
 
 
