@@ -29,15 +29,13 @@ if TYPE_CHECKING:
     from outbox.run import Outcome, Run
 
 __all__ = [
-    "Attempt", "begin", "call", "carried", "configure", "current_trace_id", "flush", "published", "trace_id_of", "trace_url",
+    "Attempt", "begin", "call", "carried", "configure", "current_trace_id", "published", "trace_id_of", "trace_url",
 ]  # fmt: skip
 
 log = logging.getLogger("outbox.tracing")
 
 #: Octets of a tracestate that are carried: W3C asks for no more, and a request from outside may bring any number.
 MOST_STATE = 512
-#: Milliseconds that a process which must end now waits for the collector.
-LAST = 2000
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 #: The same, sampled, as it stands in a message's body: or in its arguments, so that this alone proves nothing.
@@ -222,7 +220,8 @@ def _messaging(operation: str, queue: str, task_id: str) -> dict[str, Any]:
 def configure(process: str) -> None:
     """Let OpenTelemetry's SDK configure itself by its own variables, if it is installed and one of them asks for traces.
 
-    For entry points only. What was configured before stays. Raises ConfigurationError for what it does not take.
+    For entry points only. What was configured before stays; what is kept back is sent when Python ends. Raises
+    ConfigurationError for what the SDK does not take.
     """
     if not any(os.environ.get(name) for name in _ASKED_BY) or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
@@ -248,13 +247,6 @@ def _set_defaults(process: str) -> None:
     os.environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
     if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         os.environ.setdefault("OTEL_SERVICE_NAME", f"outbox-{process}")
-
-
-def flush() -> None:
-    """Send what is kept, for a process that ends without Python's own end; that one flushes by itself."""
-    flushes = None if _tracer() is None else getattr(_api().get_tracer_provider(), "force_flush", None)
-    if flushes is not None:
-        flushes(LAST)
 
 
 # ---------------------------------------------------------------------- OpenTelemetry

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import dramatiq
 
-from outbox import app, logs, tracing
+from outbox import app, logs
 from outbox.errors import ConfigurationError
 from outbox.health import Health
 from outbox.logs import get_logger
@@ -61,7 +61,6 @@ def main(settings: Settings, queues: Sequence[str] = (), threads: int = 8) -> in
     worker.stop(timeout=_milliseconds(settings.shutdown_grace))
     if running := [thread.name for thread in worker.workers if thread.is_alive()]:
         log.warning("worker stopped; tasks that still ran are due again, elsewhere", threads=running)
-        tracing.flush()
         os._exit(0)  # now, before another process starts them
     health.stop()
     log.info("worker stopped")

@@ -74,6 +74,9 @@ def test_an_exporter_that_is_not_installed_is_told_with_what_mends_it(no_variabl
     no_variables.setenv("OTEL_TRACES_EXPORTER", "no_such_exporter")
     with pytest.raises(ConfigurationError, match="pip install opentelemetry-exporter-otlp-proto-http"):
         tracing.configure("worker")
+    assert os.environ["OTEL_SERVICE_NAME"] == "outbox-worker"
+    assert os.environ["OTEL_EXPORTER_OTLP_PROTOCOL"] == "http/protobuf"
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 @pytest.mark.parametrize(
