@@ -37,7 +37,7 @@ class Plan:
 class Step:
     """One step done. `busy`: somebody held the lock all the while; the next purge tries again."""
 
-    what: Literal["partition", "default", "dead", "audit"]
+    what: Literal["partition", "default", "dead", "audit", "minute"]
     name: str
     outcome: Literal["dropped", "busy", "deleted"]
     rows: int = 0
@@ -63,14 +63,15 @@ def purge(conn: Conn, ledger: Ledger, plan: Plan, *, pause: Callable[[float], No
         yield Step("default", "history_default", "deleted", rows)
     while rows := ledger.purge_dead(conn, before=plan.dead_before, limit=BATCH):
         yield Step("dead", "dead", "deleted", rows)
-    while rows := _purge_audit(conn, ledger.schema, plan.dead_before):
+    while rows := _purge(conn, PURGE_AUDIT, ledger.schema, "audit", plan.dead_before):
         yield Step("audit", "audit", "deleted", rows)
+    while rows := _purge(conn, PURGE_MINUTE, ledger.schema, "minute", plan.dead_before):
+        yield Step("minute", "minute", "deleted", rows)
 
 
-def _purge_audit(conn: Conn, schema: str, before: datetime) -> int:
-    return conn.execute(
-        sql.SQL(PURGE_AUDIT).format(sql.Identifier(schema, "audit")), {"before": before, "limit": BATCH}
-    ).rowcount
+def _purge(conn: Conn, statement: str, schema: str, table: str, before: datetime) -> int:
+    query = sql.SQL(statement).format(sql.Identifier(schema, table))
+    return conn.execute(query, {"before": before, "limit": BATCH}).rowcount
 
 
 def _drop(conn: Conn, schema: str, name: str, pause: Callable[[float], None]) -> Step:
@@ -127,4 +128,10 @@ where a.id = any(array(
     where old.at < %(before)s
     order by old.id
     limit %(limit)s))
+"""
+
+# Figures are small: they are kept as long as what people did.
+PURGE_MINUTE = """
+delete from {0} m
+where m.ctid = any(array(select old.ctid from {0} old where old.minute < %(before)s limit %(limit)s))
 """

@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from outbox import database, logs, tracing
 from outbox.census import Census
+from outbox.chronicle import Chronicle
 from outbox.database import PROMPT
 from outbox.front import Front
 from outbox.health import Health
@@ -75,6 +76,7 @@ class Relay:
             report=self._report,
         )
         self.census = Census(settings.schema_name, lambda: self.connect("census", by_index=True))
+        self.chronicle = Chronicle(settings.schema_name, lambda: self.connect("chronicle", by_index=True))
         self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
         self._listener = threading.Thread(target=self._listen, name="outbox-listen", daemon=True)
 
@@ -83,6 +85,7 @@ class Relay:
         self.publisher.start()
         self.registry.start()
         self.keeper.start()
+        self.chronicle.start()
         if self.settings.listen:
             self._listener.start()
         for lane in self.lanes:
@@ -96,6 +99,7 @@ class Relay:
             lane.join(timeout=self.settings.shutdown_grace.total_seconds())
         self.publisher.stop()
         self.keeper.stop()
+        self.chronicle.stop()
         self.registry.stop()
         self.lease.stop()
 
