@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import RedirectResponse
 
-import actors
-from outbox.dashboard import Dashboard, Panel
+from outbox.dashboard import Dashboard
 from service.browsers import Browsers
+from service.panels import panel
 
 __all__ = ["PATH", "mount"]
 
@@ -28,7 +28,7 @@ def mount(api: FastAPI) -> Dashboard:
         api.state.engine,
         gate=Browsers(api.state),
         schema=settings.outbox_schema,
-        panels=[Panel(explain=actors.explain)],
+        panels=[panel(api.state.engine)],
     )
     api.include_router(routes)
     api.mount(PATH, dashboard, name="dashboard")
