@@ -52,9 +52,15 @@ class Concern:
 Concerns = Callable[[Conn], Sequence[Concern]]
 
 
-def attention(conn: Conn, *, schema: str = "outbox", others: Sequence[Concerns] = ()) -> list[Concern]:
-    """Every concern, the serious ones first, then those that have lasted longest."""
-    look = _Look(conn, schema)
+def attention(
+    conn: Conn,
+    *,
+    schema: str = "outbox",
+    others: Sequence[Concerns] = (),
+    queues: list[QueueView] | None = None,
+) -> list[Concern]:
+    """Every concern, the serious ones first, then those that have lasted longest. `queues`: where they were just read."""
+    look = _Look(conn, schema, queues)
     found = [concern for check in _CHECKS for concern in check(look)]
     found += [concern for each in others for concern in each(conn)]
     return sorted(found, key=lambda each: (each.severity != "serious", each.since or look.now))
@@ -78,9 +84,10 @@ class _Process(NamedTuple):
 class _Look:
     """The facts, each read when it is first asked for."""
 
-    def __init__(self, conn: Conn, schema: str) -> None:
+    def __init__(self, conn: Conn, schema: str, queues: list[QueueView] | None = None) -> None:
         self._conn, self._schema = conn, schema
         self._reader = Reader(schema)
+        self._queues = queues
 
     @cached_property
     def now(self) -> datetime:
@@ -92,7 +99,7 @@ class _Look:
 
     @cached_property
     def queues(self) -> list[QueueView]:
-        return self._reader.queues(self._conn)
+        return self._reader.queues(self._conn) if self._queues is None else self._queues
 
     @cached_property
     def schedules(self) -> list[ScheduleView]:

@@ -432,6 +432,15 @@ class Ledger:
             or self._run(conn, RETRY_NOW, id=id)
         )
 
+    def again_with(self, conn: Conn, id: UUID, *, new: UUID, args: str, kwargs: str, options: str) -> bool:
+        """A new task, due now, that is a dead or cancelled one but for what it carries. False when there is none, or when
+        its unique key is taken. The old one stays, and holds up nobody any more: the new one is at its lane's tail."""
+        held = self._run(conn, HOLD_NO_MORE, id=id)
+        values = {"new": new, "args": args, "kwargs": kwargs, "options": options, "holds": bool(held)}
+        rows = self._run(conn, AGAIN_WITH, id=id, **values)
+        self.grant(conn, [lane for _, lane in rows if lane is not None])
+        return bool(rows)
+
     def pause_queue(self, conn: Conn, name: str, *, who: str) -> int:
         """Nothing of this queue starts any more: unclaimed messages go stale, their rows wait as pending."""
         self._run(conn, PAUSE_QUEUE, name=name, who=cleaned(who))
@@ -1258,6 +1267,30 @@ update outbox.queue
 set paused = false, paused_by = null, paused_at = null
 where name = %(name)s and paused
 returning name
+"""
+
+HOLD_NO_MORE = """
+update outbox.dead d
+set lane_holds = false
+where d.id = %(id)s
+and d.lane_holds
+returning d.id
+"""
+
+AGAIN_WITH = """
+insert into outbox.task (id, state, queue, actor, args, kwargs, options, priority, due_at, lane, lane_limit, lane_holds,
+    unique_key, max_attempts)
+select %(new)s, 'pending', o.queue, o.actor, %(args)s, %(kwargs)s, %(options)s, o.priority, clock_timestamp(), o.lane,
+    o.lane_limit, o.lane_holds or %(holds)s, o.unique_key, o.max_attempts
+from (
+    select d.* from outbox.dead d where d.id = %(id)s
+    union all
+    select h.* from outbox.history h where h.id = %(id)s and h.state = 'cancelled'
+    order by finished_at desc
+    limit 1
+) o
+on conflict do nothing
+returning id, lane
 """
 
 AUDIT = """

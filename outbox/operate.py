@@ -6,15 +6,35 @@ commit together or not at all.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
+from uuid_utils.compat import uuid7
+
+from outbox.encoding import encode
 from outbox.errors import ArgumentError, OutboxError, TaskNotFound, WrongState
 from outbox.ledger import Conn, Ledger
 from outbox.reads import Reader, TaskView
 
-__all__ = ["QueueNotFound", "cancel", "pause_queue", "reschedule", "resume_queue", "retry"]
+__all__ = [
+    "REDACTED",
+    "QueueNotFound",
+    "cancel",
+    "edit_and_retry",
+    "kept",
+    "pause_queue",
+    "reschedule",
+    "resume_queue",
+    "retry",
+]
+
+#: What stands where a value is not shown.
+REDACTED = "[redacted]"
+#: Bytes of an edited call.
+LONGEST = 10_000_000
 
 
 class QueueNotFound(OutboxError, LookupError):
@@ -65,6 +85,48 @@ def reschedule(
         raise _no_reschedule(_look(conn, ledger, id))
     ledger.audit(conn, who=who, action="reschedule", subject=str(id), due_at=due)
     return due
+
+
+def edit_and_retry(
+    conn: Conn,
+    ledger: Ledger,
+    id: UUID,
+    *,
+    who: str,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> UUID:
+    """A new task carries these arguments and is otherwise what the dead or cancelled one was; its id is answered.
+
+    A new id, because effects are remembered by it: what the old one has done would not be done again. The old one stays as it
+    ended, with its attempts, and the audit of each names the other. Values given as REDACTED keep what stands there.
+
+    Raises ArgumentError for what is no JSON, TaskNotFound or WrongState; then nothing changed.
+    """
+    task = _look(conn, ledger, id)
+    if task.state not in ("dead", "cancelled"):
+        raise WrongState(f"Task {id}", f"is {task.state}: only a dead or cancelled task can be edited.")
+    new_args = task.args if args is None else kept(list(args), task.args)
+    new_kwargs = task.kwargs if kwargs is None else kept(dict(kwargs), task.kwargs)
+    said = encode(new_args, new_kwargs, actor=task.actor, limit=LONGEST)
+    new = uuid7()
+    options = json.dumps({**task.options, "edited_from": str(id)})
+    if not ledger.again_with(conn, id, new=new, args=said[0], kwargs=said[1], options=options):
+        raise WrongState(f"Task {id}", "cannot run again now: another task with its unique key is unfinished.")
+    ledger.audit(conn, who=who, action="edit and retry", subject=str(id), new=new)
+    ledger.audit(conn, who=who, action="made by an edit", subject=str(new), old=id)
+    return new
+
+
+def kept(new: Any, old: Any) -> Any:
+    """The new value, in which what was shown as redacted, and was left so, is what it was."""
+    if isinstance(new, str) and REDACTED in new:
+        return old if new == REDACTED or isinstance(old, str) else new
+    if isinstance(new, dict) and isinstance(old, dict):
+        return {name: kept(each, old.get(name)) for name, each in new.items()}
+    if isinstance(new, list) and isinstance(old, list):
+        return [kept(each, old[place] if place < len(old) else None) for place, each in enumerate(new)]
+    return new
 
 
 def pause_queue(conn: Conn, ledger: Ledger, name: str, *, who: str) -> int:

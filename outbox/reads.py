@@ -25,7 +25,7 @@ from outbox.search import WITHIN
 from outbox.tracing import trace_id_of
 
 __all__ = [
-    "CAP", "PUBLIC_STATES", "ActorFigures", "AttemptView", "Count", "PublicState", "QueueView", "Reader",
+    "CAP", "PUBLIC_STATES", "ActorFigures", "AttemptView", "AuditLine", "Count", "FireView", "PublicState", "QueueView", "Reader",
     "ScheduleView", "Standing", "Stats", "TaskView", "WorkerView",
 ]  # fmt: skip
 
@@ -160,6 +160,28 @@ class ScheduleView:
 
 
 @dataclass(frozen=True, slots=True)
+class FireView:
+    """A fire of a schedule: for when, what became of it, and the task that it made."""
+
+    fire_at: datetime
+    outcome: str
+    fired_at: datetime
+    task_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLine:
+    """What somebody did, to what. `subject`: a task's id, `queue/NAME`, `schedule/NAME`, or what the application names."""
+
+    id: int
+    at: datetime
+    who: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class ActorFigures:
     """What ended in the period. Durations are of succeeded runs, from start to end; None without any."""
 
@@ -284,6 +306,33 @@ class Reader:
     def schedules(self, conn: Conn) -> list[ScheduleView]:
         """Every schedule with its last fire, by name; retired ones too."""
         return [ScheduleView(*row) for row in self._run(conn, SCHEDULES)]
+
+    def fires(self, conn: Conn, schedule: str, *, limit: int = 60) -> list[FireView]:
+        """The schedule's fires, the newest first."""
+        return [FireView(*row) for row in self._run(conn, FIRES, schedule=schedule, limit=limit)]
+
+    def audit(
+        self,
+        conn: Conn,
+        *,
+        who: str | None = None,
+        action: str | None = None,
+        subject: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[list[AuditLine], str | None]:
+        """A page of what people did, the newest first, and the cursor of the next page (None at the end).
+
+        Raises ArgumentError for a bad cursor or a limit outside 1 to 1000.
+        """
+        if not 1 <= limit <= 1000:
+            raise ArgumentError("limit must be a whole number from 1 to 1000.")
+        if cursor is not None and not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
+            raise ArgumentError("This cursor is not one of ours: take `next_cursor` of the page before, unchanged.")
+        before = None if cursor is None else int(cursor)
+        wanted = {"who": who, "action": action, "subject": subject, "before": before, "limit": limit + 1}
+        lines = [AuditLine(*row) for row in self._run(conn, AUDIT, **wanted)]
+        return lines[:limit], str(lines[limit - 1].id) if len(lines) > limit else None
 
     def stats(self, conn: Conn, since: datetime) -> Stats:
         """What ended since then, in all and by actor."""
@@ -544,6 +593,27 @@ left join lateral (
     select * from outbox.fire f where f.schedule = s.name order by f.fire_at desc limit 1
 ) f on true
 order by s.retired, s.name
+"""
+
+# Cost: so many entries of the primary key.
+FIRES = """
+select f.fire_at, f.outcome, f.fired_at, f.task_id
+from outbox.fire f
+where f.schedule = %(schedule)s
+order by f.fire_at desc
+limit %(limit)s
+"""
+
+# Cost: the newest entries of the primary key until `limit` fit; those of the subject, when one is given.
+AUDIT = """
+select a.id, a.at, a.who, a.action, a.subject, a.detail
+from outbox.audit a
+where (%(before)s::bigint is null or a.id < %(before)s::bigint)
+and (%(who)s::text is null or a.who = %(who)s::text)
+and (%(action)s::text is null or a.action = %(action)s::text)
+and (%(subject)s::text is null or a.subject = %(subject)s::text)
+order by a.id desc
+limit %(limit)s
 """
 
 # Cost: every row of the history's partitions from the day of `since` on; of the dead, those since.

@@ -95,6 +95,11 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "retry dead": (ledger.RETRY_DEAD, A_TASK),
     "retry cancelled": (ledger.RETRY_CANCELLED, A_TASK),
     "retry now": (ledger.RETRY_NOW, A_TASK),
+    "hold no more": (ledger.HOLD_NO_MORE, A_TASK),
+    "again with": (
+        ledger.AGAIN_WITH,
+        {**A_TASK, "new": uuid4(), "args": "[]", "kwargs": "{}", "options": "{}", "holds": False},
+    ),
     "unpublish paused": (ledger.UNPUBLISH_PAUSED, {"name": "mail", "limit": 5000}),
     "purge dead": (ledger.PURGE_DEAD, {"before": datetime(2026, 1, 1, tzinfo=UTC), "limit": 5000}),
     "standing": (reads.STANDING, {"ids": IDS}),
