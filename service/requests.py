@@ -20,7 +20,7 @@ __all__ = ["RequestMetrics", "Witness"]
 
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 #: Routes whose answers last as long as somebody listens: their durations tell nothing.
-LASTING = frozenset({"/v1/tasks/{task_id}/stream"})
+LASTING = frozenset({"/v1/tasks/{task_id}/stream", "/dashboard/live"})
 _ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 log = get_logger("service.requests")
@@ -72,11 +72,18 @@ class Witness:
                 self._tell(scope, status, time.perf_counter() - began)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = _route_of(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.observe(method=method, route=route, status=status, seconds=seconds)
         if route not in QUIET:
             log.info("answered", method=method, route=route, status=status, milliseconds=round(seconds * 1000, 1))
+
+
+def _route_of(scope: Scope) -> str:
+    """The route's path; of a mounted application, behind the path where it is mounted."""
+    route = getattr(scope.get("route"), "path", "unmatched")
+    mounted = str(scope.get("root_path", "")).removeprefix(str(scope.get("app_root_path", "")))
+    return route if route == "unmatched" else f"{mounted}{route}"
 
 
 def _request_id(scope: Scope) -> str:

@@ -20,8 +20,8 @@ from outbox.logs import get_logger
 
 __all__ = ["Hub", "Look", "closed_by_signals"]
 
-#: Seconds between two renderings of a page, and how many times longer than a dear one took.
-PACE, REST = 0.5, 4.0
+#: Seconds between two renderings of a page; a dear one rests for as many times as long as it took.
+PACE, REST = 0.5, 1.0
 #: Seconds after which a follower hears that nothing is new, and after which it must come again and be known again.
 COMMENT, LONGEST = 10.0, 60.0
 #: What the script keeps right by itself is no news.
@@ -72,7 +72,7 @@ class Hub:
     async def follow(self, look: Look) -> AsyncIterator[str]:
         """Frames of Server-Sent Events: the blocks that changed, as one JSON object; at first, all of them."""
         began = spoke = monotonic()
-        seen = -1
+        seen = 0
         yield "retry: 1000\n\n"
         with self._following(look) as watched:
             while not self.closed and monotonic() - began < LONGEST:
@@ -84,7 +84,7 @@ class Hub:
                 elif monotonic() - spoke >= COMMENT:
                     yield ": nothing new\n\n"
                     spoke = monotonic()
-                await self._next()
+                await self._beyond(seen)
 
     @contextmanager
     def _following(self, look: Look) -> Iterator[_Watched]:
@@ -99,9 +99,11 @@ class Hub:
             if not watched.followers:
                 self._watched.pop(look, None)
 
-    async def _next(self) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), COMMENT)
+    async def _beyond(self, seen: int) -> None:
+        """Until something is newer than that; what came while a frame was sent is there already."""
+        if self._moment == seen and not self.closed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), COMMENT)
 
     async def _read(self) -> None:
         with closed_by_signals(self.close):

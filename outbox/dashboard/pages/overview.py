@@ -44,7 +44,7 @@ def show(ask: Ask) -> Page:
         "now": now,
         "range": chosen,
         "ranges": RANGES,
-        "concerns": attention(ask.conn, schema=ask.schema, others=known),
+        "concerns": attention(ask.conn, schema=ask.schema, others=known, queues=queues),
         "tiles": _tiles(queues, series, RANGES[chosen].step),
         "ended": [_ended(each) for each in series],
         "speeds": [_speed(each) for each in series],
