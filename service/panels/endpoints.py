@@ -58,7 +58,7 @@ select
         from app.delivery d
         where d.endpoint_id = e.id
         order by d.id desc
-        limit 5) as latest
+        limit 10) as latest
 from app.endpoint e
 left join app.endpoint_health h on h.endpoint_id = e.id
 where e.deleted_at is null

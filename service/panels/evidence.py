@@ -9,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from actors import outside
+from actors.mail.server import Security
 from outbox.dashboard import Evidence
 from outbox.dashboard.render import exactly, span
 from outbox.ledger import Conn
@@ -19,6 +20,7 @@ __all__ = ["evidence"]
 
 #: So many attempts are shown: the last ones.
 ATTEMPTS = 20
+TLS = {Security.PLAIN: "none", Security.STARTTLS: "STARTTLS, required", Security.TLS: "from the first octet"}
 
 
 class Sent(NamedTuple):
@@ -74,6 +76,7 @@ def _told(mail: Sent) -> Evidence:
         ("Attempts", mail.attempts),
         ("Copies that the server may have", mail.copies),
         ("Server, as it is set now", server.name),
+        ("TLS, as it is set now", TLS[server.security]),
     ]
     return Evidence("The mail", facts)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,8 @@ from service_eyes import ADMIN, Database, settings_for
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
+from outbox.dashboard import Refused
+from outbox.ledger import Ledger
 from outbox.reads import Reader
 from service import dashboard, keys
 from service.app import create_app
@@ -27,6 +30,9 @@ from service.panels.evidence import evidence
 URL, PASSWORD = "https://hooks.example.org/in", "hunter2-of-the-endpoint"
 ACTS = ("/endpoints/{id}/enable", "/endpoints/{id}/disable", "/endpoints/{id}/test", "/endpoints/{id}/replay",
         "/deliveries/{id}/resend", "/mail/lift")  # fmt: skip
+
+
+RUNBOOKS = (Path(__file__).parents[2] / "docs" / "runbooks.md").read_text()
 
 
 class Browser:
@@ -308,6 +314,18 @@ class TestTheActs:
             assert admin.told(path, since="2h").startswith("refused: The endpoint is disabled")
         assert database.rows() == before
 
+    def test_what_fails_on_its_way_leaves_nothing_behind(
+        self, admin: Browser, database: Database, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: Any, **__: Any) -> None:
+            raise Refused("The audit cannot be written.")
+
+        monkeypatch.setattr(Ledger, "audit", fails)
+        before = database.rows(), database.query("select * from app.endpoint")
+        for act in ("disable", "test", "replay"):
+            assert admin.told(f"/endpoints/{endpoint}/{act}", since="2h") == "refused: The audit cannot be written."
+        assert (database.rows(), database.query("select * from app.endpoint")) == before
+
     @pytest.mark.parametrize("act", ACTS)
     def test_who_may_not_do_it_changes_nothing(
         self, as_role: Callable[[keys.Role], Browser], api: TestClient, database: Database, endpoint: str, act: str
@@ -377,7 +395,9 @@ class TestWhatIsKnown:
 class TestWhatIsWrong:
     def causes(self, database: Database) -> list[tuple[str, str]]:
         with psycopg.connect(database.url, autocommit=True) as conn:
-            return [(each.cause, each.severity) for each in concerns(conn)]
+            found = concerns(conn)
+        assert all(f"\n## {each.runbook}\n" in RUNBOOKS for each in found)
+        return [(each.cause, each.severity) for each in found]
 
     def test_nothing_is_wrong_with_what_its_owner_disabled(
         self, api: TestClient, database: Database, endpoint: str
