@@ -18,6 +18,7 @@ from outbox.encoding import encode
 from outbox.errors import ArgumentError, OutboxError, TaskNotFound, WrongState
 from outbox.ledger import Conn, Ledger
 from outbox.reads import Reader, TaskView
+from outbox.redaction import REDACTED
 
 __all__ = [
     "REDACTED",
@@ -31,8 +32,6 @@ __all__ = [
     "retry",
 ]
 
-#: What stands where a value is not shown.
-REDACTED = "[redacted]"
 #: Bytes of an edited call.
 LONGEST = 10_000_000
 

@@ -37,7 +37,8 @@ ALL = Query()
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One run of a task that ended: what came of it, and where."""
+    """One run of a task that ended: what came of it, and where. Of one that failed, `failure` names its kind, and `logs` are
+    the last lines that it logged."""
 
     run: UUID | None
     worker: UUID | None
@@ -46,6 +47,8 @@ class AttemptView:
     traceback: str | None
     started_at: datetime | None
     finished_at: datetime | None
+    failure: str | None = None
+    logs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +383,8 @@ def _attempt(row: dict[str, Any]) -> AttemptView:
         traceback=row.get("traceback"),
         started_at=_maybe(datetime.fromisoformat, row.get("started_at")),
         finished_at=_maybe(datetime.fromisoformat, row.get("finished_at")),
+        failure=row.get("failure"),
+        logs=row.get("logs"),
     )
 
 

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
         default=None, description="page of a trace, as https://traces.example.com/trace/{trace_id}"
     )
 
+    redact: str = Field(
+        default="",
+        description="more names whose values nobody is shown, with commas between; actor:0 for an argument by position, "
+        "-name for one of the usual names that may be shown",
+    )
+
     history_days: int = Field(default=30, ge=1, description="days that succeeded and cancelled tasks are kept")
     dead_days: int = Field(default=180, ge=1, description="days that dead tasks are kept")
     shutdown_grace: Duration = Field(default=timedelta(seconds=30), description="time that SIGTERM leaves to what runs")

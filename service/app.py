@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from actors import outside
 from outbox.logs import configure
 from service import (
+    dashboard,
     deliveries,
     docs,
     endpoints,
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         api.include_router(each.routes)
     openapi.describe(api)
+    api.state.dashboard = dashboard.mount(api)
     return api
 
 
@@ -107,6 +109,7 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = api.state.settings.threads
     with closed_by_signals(api.state.watch):
         yield
+    api.state.dashboard.close()
     await api.state.watch.end()
     api.state.engine.dispose()
 

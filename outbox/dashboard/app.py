@@ -82,6 +82,7 @@ class Dashboard:
             ],
             exception_handlers={
                 NotThere: self._answer,
+                OutboxError: self._answer,
                 HTTPException: self._answer,
                 psycopg.Error: self._answer,
                 SQLAlchemyError: self._answer,
@@ -258,6 +259,8 @@ class Dashboard:
 def _problem_of(error: Exception) -> Page:
     if isinstance(error, NotThere):
         return _problem(404, str(error))
+    if isinstance(error, OutboxError):
+        return _problem(400, str(error))
     if isinstance(error, HTTPException):
         usual = HTTPStatus(error.status_code).phrase
         return _problem(error.status_code, f"{usual}." if error.detail == usual else error.detail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from outbox import operate, why
 from outbox.dashboard.page import Ask, Done, Evidence, NotThere, Page, Refused
 from outbox.errors import ArgumentError, TaskNotFound
 from outbox.reads import TaskView
-from outbox.redaction import redacted_view
+from outbox.redaction import redacted_view, usual
 from outbox.times import duration
 from outbox.tracing import trace_url
 
@@ -39,9 +40,7 @@ def show(ask: Ask) -> Page:
     values = {
         "task": redacted_view(task),
         "stations": _stations(task),
-        "why": why.explain(
-            ask.conn, task, schema=ask.schema, others=[panel.explain for panel in ask.panels if panel.explain]
-        ),
+        "why": _why(ask, task),
         "evidence": _evidence(ask, task),
         "audit": ask.reader.audit(ask.conn, subject=str(task.id))[0],
         "trace": trace_url(task),
@@ -82,6 +81,12 @@ def _stations(task: TaskView) -> list[Station]:
         Station(name, at, took.get(at) if at and number else None, told)
         for number, (name, at, told) in enumerate(stops)
     ]
+
+
+def _why(ask: Ask, task: TaskView) -> why.Why:
+    others = [panel.explain for panel in ask.panels if panel.explain]
+    found = why.explain(ask.conn, task, schema=ask.schema, others=others)
+    return replace(found, told=usual().text(found.told))
 
 
 def _evidence(ask: Ask, task: TaskView) -> Sequence[Evidence]:

@@ -27,7 +27,7 @@ class Facet(NamedTuple):
     """A state that can be asked for: how many are in it (None: not counted), whether it is asked for, and the way to toggle it."""
 
     state: PublicState
-    count: Count | None
+    number: Count | None
     chosen: bool
     path: str
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
     tasks: Sequence[TaskView] = ()
     following: str | None = None
-    count: Count | None = None
+    number: Count | None = None
     trouble: str | None = None
 
 
