@@ -432,6 +432,43 @@ class Ledger:
             or self._run(conn, RETRY_NOW, id=id)
         )
 
+    # ------------------------------------------------------------------ operators, on many tasks
+
+    def lock_free(
+        self, conn: Conn, *, hot: Sequence[UUID] = (), dead: Sequence[UUID] = (), cancelled: Sequence[UUID] = ()
+    ) -> set[UUID]:
+        """Lock those of these unfinished, dead and cancelled tasks that nobody has locked, and wait for none."""
+        values = {"hot": _array(hot), "dead": _array(dead), "cancelled": _array(cancelled)}
+        return {id for (id,) in self._run(conn, LOCK_FREE, **values)}
+
+    def retry_all(
+        self, conn: Conn, *, hot: Sequence[UUID] = (), dead: Sequence[UUID] = (), cancelled: Sequence[UUID] = ()
+    ) -> set[UUID]:
+        """As `retry`, each where it was found. Answers which were retried."""
+        rows = (
+            self._run(conn, RETRY_ALL_ENDED, dead=_array(dead), cancelled=_array(cancelled))
+            if dead or cancelled
+            else []
+        )
+        rows += self._run(conn, RETRY_ALL_NOW, ids=_array(hot)) if hot else []
+        return {id for (id,) in rows}
+
+    def cancel_all(self, conn: Conn, ids: Sequence[UUID], *, reason: str) -> dict[UUID, str]:
+        """As `cancel`: `cancelled` or `requested` of each that was unfinished."""
+        rows = self._run(conn, CANCEL_ALL, ids=_array(ids), reason=cleaned(reason))
+        self._grant_after(conn, rows)
+        outcomes = {id: "cancelled" for id, _ in rows}
+        running = [id for id in ids if id not in outcomes]
+        if running:
+            outcomes |= {id: "requested" for (id,) in self._run(conn, REQUEST_CANCEL_ALL, ids=_array(running))}
+        return outcomes
+
+    def reschedule_all(self, conn: Conn, ids: Sequence[UUID], *, run_at: datetime) -> set[UUID]:
+        """As `reschedule`. Answers which were moved."""
+        rows = self._run(conn, RESCHEDULE_ALL, ids=_array(ids), run_at=run_at)
+        self.grant(conn, sorted({lane for _, lane in rows if lane is not None}))
+        return {id for id, _ in rows}
+
     def again_with(self, conn: Conn, id: UUID, *, new: UUID, args: str, kwargs: str, options: str) -> bool:
         """A new task, due now, that is a dead or cancelled one but for what it carries. False when there is none, or when
         its unique key is taken. The old one stays, and holds up nobody any more: the new one is at its lane's tail."""
@@ -459,6 +496,13 @@ class Ledger:
     def audit(self, conn: Conn, *, who: str, action: str, subject: str, **detail: Any) -> None:
         """Write down what an operator did, in the transaction that does it."""
         self._run(conn, AUDIT, who=cleaned(who), action=action, subject=subject, detail=json.dumps(detail, default=str))
+
+    def audit_all(
+        self, conn: Conn, *, who: str, action: str, subjects: Sequence[str], details: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """As `audit`, a line for each subject, in their order."""
+        told = [json.dumps(detail, default=str) for detail in details]
+        self._run(conn, AUDIT_ALL, who=cleaned(who), action=action, subjects=list(subjects), details=told)
 
     # ------------------------------------------------------------------ retention
 
@@ -1236,6 +1280,96 @@ where t.id = %(id)s and t.state = (select 'scheduled')
 returning t.id
 """
 
+LOCK_FREE = """
+with hot as (
+    select id from outbox.task where id = any(%(hot)s::uuid[]) for update skip locked
+),
+dead as (
+    select id from outbox.dead where id = any(%(dead)s::uuid[]) for update skip locked
+),
+cancelled as (
+    select id from outbox.history where id = any(%(cancelled)s::uuid[]) and state = 'cancelled' for update skip locked
+)
+select id from hot
+union all
+select id from dead
+union all
+select id from cancelled
+"""
+
+# The lanes' locks are taken in their order, as when they were enqueued. Of a lane that its dead hold, the first place comes
+# first: nothing of it is let go before what stood before it.
+RETRY_ALL_ENDED = """
+with dead as (
+    delete from outbox.dead d
+    where d.id = any(%(dead)s::uuid[]) and not exists (select from outbox.task t where t.id = d.id)
+    returning d.*
+),
+cancelled as (
+    delete from outbox.history h
+    where h.id = any(%(cancelled)s::uuid[]) and h.state = 'cancelled'
+    and not exists (select from outbox.task t where t.id = h.id)
+    returning h.*
+),
+back as (
+    select distinct on (e.id) e.*
+    from (
+        select d.*, case when d.lane_holds then d.position end as place from dead d
+        union all
+        select c.*, null from cancelled c
+    ) e
+    order by e.id, e.finished_at desc
+)
+insert into outbox.task (
+    id, state, queue, actor, args, kwargs, options, priority, created_at, due_at, expires_at, lane, lane_limit,
+    lane_holds, position, unique_key, max_attempts, started, crashes, losses, attempts, reason)
+select id, 'pending', queue, actor, args, kwargs, options, priority, created_at, clock_timestamp(),
+    null, lane, lane_limit, lane_holds, place, unique_key, max_attempts, true,
+    0, losses, attempts, 'retried by an operator'
+from back
+order by lane nulls first, place nulls last, id
+returning id
+"""
+
+RETRY_ALL_NOW = """
+update outbox.task t
+set due_at = clock_timestamp(), fence = gen_random_uuid()
+where t.id = any(%(ids)s::uuid[]) and t.state = (select 'scheduled')
+returning t.id
+"""
+
+CANCEL_ALL = """
+with gone as (
+    delete from outbox.task t
+    where t.id = any(%(ids)s::uuid[]) and t.state <> 'running'
+    returning t.*
+),
+moved as (
+    insert into outbox.history
+    select id, 'cancelled', queue, actor, args, kwargs, options, priority, created_at, due_at, published_at, null,
+        clock_timestamp(), lane, lane_limit, lane_holds, position, unique_key, max_attempts, expires_at,
+        failures, crashes, losses, null, null, attempts, %(reason)s
+    from gone
+)
+select id, case when state in ('pending', 'published') or (state = 'scheduled' and lane like 'order/%%') then lane end
+from gone
+"""
+
+REQUEST_CANCEL_ALL = """
+update outbox.task t
+set cancel_requested = true
+where t.id = any(%(ids)s::uuid[]) and t.state = (select 'running')
+returning t.id
+"""
+
+RESCHEDULE_ALL = """
+update outbox.task t
+set state = case when t.state = 'waiting' then 'waiting' else 'scheduled' end, fence = gen_random_uuid(),
+    due_at = %(run_at)s, published_at = null, epoch = null
+where t.id = any(%(ids)s::uuid[]) and t.state <> 'running'
+returning t.id, case when t.lane like 'limit/%%' then t.lane end
+"""
+
 PAUSE_QUEUE = """
 insert into outbox.queue (name, paused, paused_by, paused_at)
 values (%(name)s, true, %(who)s, clock_timestamp())
@@ -1296,6 +1430,13 @@ returning id, lane
 AUDIT = """
 insert into outbox.audit (who, action, subject, detail)
 values (%(who)s, %(action)s, %(subject)s, %(detail)s)
+"""
+
+AUDIT_ALL = """
+insert into outbox.audit (who, action, subject, detail)
+select %(who)s, %(action)s, a.subject, a.detail
+from unnest(%(subjects)s::text[], %(details)s::jsonb[]) with ordinality as a(subject, detail, place)
+order by a.place
 """
 
 OLD_PARTITIONS = """

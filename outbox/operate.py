@@ -24,6 +24,7 @@ __all__ = [
     "REDACTED",
     "QueueNotFound",
     "cancel",
+    "check_time",
     "edit_and_retry",
     "kept",
     "pause_queue",
@@ -78,7 +79,7 @@ def reschedule(
 
     Raises ArgumentError unless exactly one of the two is given and makes sense; TaskNotFound or WrongState.
     """
-    _check_time(run_at, delay)
+    check_time(run_at, delay)
     due = ledger.reschedule(conn, id, run_at=run_at, delay=delay)
     if due is None:
         raise _no_reschedule(_look(conn, ledger, id))
@@ -174,7 +175,8 @@ def _no_reschedule(task: TaskView) -> WrongState:
     return WrongState(f"Task {task.id}", why)
 
 
-def _check_time(run_at: datetime | None, delay: timedelta | None) -> None:
+def check_time(run_at: datetime | None, delay: timedelta | None) -> None:
+    """Raises ArgumentError unless exactly one of the two is given and makes sense."""
     if (run_at is None) == (delay is None):
         raise ArgumentError("reschedule needs run_at or delay, and not both.")
     if run_at is not None and (run_at.tzinfo is None or not 1970 <= run_at.year < 9000):

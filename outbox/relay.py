@@ -16,6 +16,7 @@ import psycopg
 from prometheus_client import REGISTRY
 
 from outbox import database, logs, tracing
+from outbox.carrier import Carrier
 from outbox.census import Census
 from outbox.chronicle import Chronicle
 from outbox.database import PROMPT
@@ -77,6 +78,11 @@ class Relay:
         )
         self.census = Census(settings.schema_name, lambda: self.connect("census", by_index=True))
         self.chronicle = Chronicle(settings.schema_name, lambda: self.connect("chronicle", by_index=True))
+        self.carrier = Carrier(
+            self.ledger,
+            lambda: self.connect("carrier", by_index=True, idle_in_transaction=self.settings.lease),
+            on_moved=self.wake.set,
+        )
         self.lanes = [Lane(self, number) for number in range(settings.relay_lanes)]
         self._listener = threading.Thread(target=self._listen, name="outbox-listen", daemon=True)
 
@@ -86,6 +92,7 @@ class Relay:
         self.registry.start()
         self.keeper.start()
         self.chronicle.start()
+        self.carrier.start()
         if self.settings.listen:
             self._listener.start()
         for lane in self.lanes:
@@ -100,6 +107,7 @@ class Relay:
         self.publisher.stop()
         self.keeper.stop()
         self.chronicle.stop()
+        self.carrier.stop()
         self.registry.stop()
         self.lease.stop()
 
