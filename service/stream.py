@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from outbox.reads import Standing
+from outbox.redaction import redacted_view
 from service.access import Reader as ReaderRole
 from service.bodies import StrictRoute
 from service.problems import Problem
@@ -81,7 +82,7 @@ async def stream_task(
 
 
 def _frame(standing: Standing) -> ServerSentEvent:
-    item = TaskItem.model_validate(standing.task)
+    item = TaskItem.model_validate(redacted_view(standing.task))
     content = TaskNow(**item.model_dump(), attempts=standing.attempts).model_dump_json()
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     return ServerSentEvent(event="task", raw_data=content, id=digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,6 +18,7 @@ from outbox.errors import ArgumentError, TaskNotFound, TookTooLong
 from outbox.ledger import Conn, Ledger
 from outbox.query import PublicState, QueryError
 from outbox.reads import Reader
+from outbox.redaction import redacted_view, usual
 from outbox.search import LOOK_BACK
 from outbox.wake import wake
 from service.access import Admin
@@ -172,7 +174,7 @@ def list_tasks(
     with session.begin(), _search_checked():
         connection = driver_connection(session.connection())
         found, next_cursor = reader.tasks(connection, wanted_tasks, cursor=wanted.cursor, limit=wanted.limit)
-    return TaskPage(items=[TaskItem.model_validate(each) for each in found], next_cursor=next_cursor)
+    return TaskPage(items=[TaskItem.model_validate(redacted_view(each)) for each in found], next_cursor=next_cursor)
 
 
 @routes.get("/{task_id}")
@@ -236,8 +238,10 @@ def _detail(connection: Conn, ledger: Ledger, task_id: UUID) -> TaskDetail:
     if found is None:
         raise TaskNotFound
     told = why.explain(connection, found, schema=ledger.schema, others=[actors.explain])
+    told = replace(told, told=usual().text(told.told))
+    shown = redacted_view(found)
     return TaskDetail.model_validate(
-        {**TaskItem.model_validate(found).model_dump(), "attempts": found.attempts, "why": told}
+        {**TaskItem.model_validate(shown).model_dump(), "attempts": shown.attempts, "why": told}
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -94,6 +95,7 @@ def list_(
 @tasks.command("show")
 def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginning.")], json: Json = False) -> None:
     """Show a task: why it does not run, or that it does; and all its attempts."""
+    from outbox.redaction import redacted_view, usual
     from outbox.tracing import trace_url
     from outbox.why import explain
 
@@ -102,6 +104,7 @@ def show_(id: Annotated[str, typer.Argument(help="The task's id, or its beginnin
         if task is None:
             raise Trouble(Exit.NOT_FOUND, f"No task has the id {id}.", "outbox tasks list shows what there is.")
         why = explain(door.conn, task, schema=door.reader.schema, others=[_application_knows(door)])
+        task, why = redacted_view(task), replace(why, told=usual().text(why.told))
     if json:
         show.document({**show.fields(task), "trace_id": task.trace_id, "why": why})
         return
@@ -223,6 +226,8 @@ def _move_to(at: str | None, in_: str | None) -> bulk.Does:
 
 
 def _some(door: Door, query: Query, cursor: str | None, limit: int) -> tuple[list[TaskView], str | None]:
+    from outbox.redaction import redacted_view
+
     found: list[TaskView] = []
     while True:
         page, cursor = door.reader.tasks(
@@ -230,7 +235,7 @@ def _some(door: Door, query: Query, cursor: str | None, limit: int) -> tuple[lis
         )
         found += page
         if cursor is None or len(found) >= limit:
-            return found, cursor
+            return [redacted_view(task) for task in found], cursor
 
 
 def _application_knows(door: Door) -> Explains:
