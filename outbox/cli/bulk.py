@@ -18,7 +18,18 @@ from outbox.cli.times import ago
 if TYPE_CHECKING:
     from outbox.query import PublicState, Query
 
-__all__ = ["PATIENCE", "Act", "Asked", "Does", "Result", "ask", "carry_out", "options", "tell_of_look_back"]
+__all__ = [
+    "PATIENCE",
+    "Act",
+    "Asked",
+    "Does",
+    "Result",
+    "ask",
+    "carry_out",
+    "check_which",
+    "options",
+    "tell_of_look_back",
+]
 
 #: Tasks of one transaction: few enough to hold nobody up, many enough to be quick.
 BATCH = 100
@@ -94,7 +105,7 @@ def carry_out(
 
     What is found is fixed before the question is asked: nothing that comes later is touched.
     """
-    _check_which(act, asked, everything)
+    check_which(act.name, asked, everything)
     with opened() as door:
         if asked.ids:
             chosen, results = _resolved(door, _read(asked.ids))
@@ -122,13 +133,14 @@ def ask(question: str) -> None:
         raise Trouble(Exit.ERROR, "Nothing was done.")
 
 
-def _check_which(act: Act, asked: Asked, everything: bool) -> None:
+def check_which(name: str, asked: Asked, everything: bool) -> None:
+    """Ids or a query, or all: exactly one of them is said."""
     if asked.ids and (asked.query or everything):
         raise Trouble(Exit.USAGE, "Ids and filters exclude each other.", "As part of a query an id is written id:01a2.")
     if not asked.ids and not asked.query and not everything:
         raise Trouble(
-            Exit.USAGE, f"Say which tasks to {act.name}: ids, a query, or --all.",
-            f"outbox tasks {act.name} ID, or 'actor:NAME since:2h'; --dry-run shows what fits.",
+            Exit.USAGE, f"Say which tasks to {name}: ids, a query, or --all.",
+            f"outbox tasks {name} ID, or 'actor:NAME since:2h'; --dry-run shows what fits.",
         )  # fmt: skip
 
 

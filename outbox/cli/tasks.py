@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import typer
 
 from outbox.cli import bulk, show
 from outbox.cli.bulk import Asked, options
+from outbox.cli.bulks import in_background
 from outbox.cli.completion import completed
 from outbox.cli.door import Door, now, opened
 from outbox.cli.exits import Exit, Trouble
@@ -60,6 +62,10 @@ Which = Annotated[
     ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Without any filter: all that can be.")]
+Background = Annotated[
+    bool, typer.Option("--background", help="A relay does it; prints the act's id. See outbox bulk.")
+]
+Rate = Annotated[int | None, typer.Option("--rate", min=1, help="With --background: so many tasks a second.")]
 
 
 @tasks.command("list")
@@ -123,6 +129,8 @@ def retry(
     queue: Queue = None,
     since: Since = None,
     all: All = False,
+    background: Background = False,
+    rate: Rate = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     who: Who = None,
@@ -133,6 +141,9 @@ def retry(
     By ids, or by a query (then of the dead, unless it names a state).
     """
     asked = Asked.of(which, options(state, actor, queue, since))
+    if _for_background(background, rate):
+        in_background("retry", asked, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json, rate=rate)
+        return
     act = bulk.Act("retry", "retried", lambda door, id, by: _retry(door, id, by))
     bulk.carry_out(act, asked, states=("dead",), everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
 
@@ -146,6 +157,8 @@ def cancel(
     since: Since = None,
     all: All = False,
     reason: Annotated[str | None, typer.Option("--reason", help="Why; kept with the task.")] = None,
+    background: Background = False,
+    rate: Rate = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     who: Who = None,
@@ -156,6 +169,11 @@ def cancel(
     By ids, or by a query (then of all unfinished ones, unless it names a state).
     """
     asked = Asked.of(which, options(state, actor, queue, since))
+    if _for_background(background, rate):
+        in_background(
+            "cancel", asked, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json, rate=rate, reason=reason
+        )
+        return
     act = bulk.Act("cancel", "cancelled", lambda door, id, by: _cancel(door, id, by, reason))
     bulk.carry_out(act, asked, states=UNFINISHED, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json)
 
@@ -170,6 +188,8 @@ def reschedule(
     queue: Queue = None,
     since: Since = None,
     all: All = False,
+    background: Background = False,
+    rate: Rate = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     who: Who = None,
@@ -181,9 +201,15 @@ def reschedule(
     """
     if (at is None) == (in_ is None):
         raise Trouble(Exit.USAGE, "Say when: --at or --in, one of them.", "outbox tasks reschedule ID --in 2h")
-    move = _move_to(at, in_)
+    run_at, delay = _when(at, in_)
     asked = Asked.of(which, options(state, actor, queue, since))
-    act = bulk.Act("reschedule", "moved", move)
+    if _for_background(background, rate):
+        in_background(
+            "reschedule", asked, everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json, rate=rate, run_at=run_at,
+            delay=delay,
+        )  # fmt: skip
+        return
+    act = bulk.Act("reschedule", "moved", _move_to(run_at, delay))
     bulk.carry_out(
         act, asked, states=("scheduled", "retrying"), everything=all, yes=yes, dry_run=dry_run, who=who, as_json=json
     )
@@ -207,13 +233,21 @@ def _cancel(door: Door, id: UUID, who: str, reason: str | None) -> str:
     return operate.cancel(door.conn, door.ledger, id, who=who, reason=reason)
 
 
-def _move_to(at: str | None, in_: str | None) -> bulk.Does:
-    from outbox import operate
+def _for_background(background: bool, rate: int | None) -> bool:
+    if rate is not None and not background:
+        raise Trouble(Exit.USAGE, "--rate needs --background.")
+    return background
 
+
+def _when(at: str | None, in_: str | None) -> tuple[datetime | None, timedelta | None]:
     try:
-        run_at, delay = (ahead(at, now()) if at else None), (duration(in_) if in_ else None)
+        return (ahead(at, now()) if at else None), (duration(in_) if in_ else None)
     except ValueError as error:
         raise Trouble(Exit.USAGE, f"{error}.") from None
+
+
+def _move_to(run_at: datetime | None, delay: timedelta | None) -> bulk.Does:
+    from outbox import operate
 
     def move(door: Door, id: UUID, who: str) -> str:
         due = operate.reschedule(door.conn, door.ledger, id, who=who, run_at=run_at, delay=delay)
