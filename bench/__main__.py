@@ -36,6 +36,7 @@ MEASUREMENTS = {
     "firstbyte": "firstbyte",
     "soak": "soak",
     "scaling": "scaling",
+    "dashboard": "dashboard",
     "peers": "peers.compare",
     "survival": "peers.survival",
 }

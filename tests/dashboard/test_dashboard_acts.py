@@ -129,3 +129,34 @@ def test_a_secret_that_was_not_touched_by_the_edit_stays_what_it_was(eyes: Eyes,
     eyes.act(f"/tasks/{id}/edit", args='["y"]', kwargs='{"password": "[redacted]"}')
     task = next(row for name in ("task", "history") for row in outbox.all(name) if row["args"] == ["y"])
     assert task["kwargs"] == {"password": "hunter2-of-ann"}
+
+
+def test_an_act_on_all_that_fit_is_shown_begun_followed_and_ended(eyes: Eyes, outbox: Outbox) -> None:
+    worker = outbox.a_worker()
+    dead = [outbox.add(number) for number in range(7)]
+    for id in dead:
+        outbox.end_dead(outbox.must_claim(id, worker))
+    preview = eyes.page("/bulk/new?action=retry&q=actor:send_mail")
+    assert "<strong>7 tasks</strong> that are dead" in preview
+    went = eyes.act("/bulk", action="retry", q="actor:send_mail", reason="mended", rate="5")
+    path = went.headers["location"].removeprefix("/ops")
+    assert "0 done, 0 refused, of 7 that fitted" in eyes.page(path)
+    assert eyes.told(eyes.act(f"{path}/abort")).startswith("done: It is ended")
+    assert [(who, action) for who, action, _ in audited(outbox)] == [("ann", "bulk retry"), ("ann", "abort bulk")]
+    assert 'class="outcome aborted"' in eyes.page("/bulk")
+
+
+def test_an_act_on_everything_must_say_so_and_nonsense_is_refused(eyes: Eyes, outbox: Outbox) -> None:
+    outbox.add("x")
+    for form in (
+        {"action": "cancel", "q": ""},
+        {"action": "cancel", "q": "state:lost"},
+        {"action": "cancel", "q": "queue:mail", "rate": "fast"},
+        {"action": "cancel", "q": "queue:mail", "rate": "0"},
+        {"action": "reschedule", "q": "queue:mail"},
+    ):
+        assert eyes.told(eyes.act("/bulk", **form)).startswith("refused: ")
+    assert eyes.act("/bulk", action="burn", q="queue:mail").status_code == 404
+    assert outbox.all("bulk") == []
+    assert eyes.act("/bulk", action="cancel", q="", everything="yes").status_code == 303
+    assert len(outbox.all("bulk")) == 1

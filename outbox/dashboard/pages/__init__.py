@@ -1,7 +1,7 @@
 """The pages and acts of the dashboard, by their path below it."""
 
 from outbox.dashboard.page import Act, Tab, View
-from outbox.dashboard.pages import audit, overview, processes, queues, schedules, task, tasks
+from outbox.dashboard.pages import audit, bulk, overview, processes, queues, schedules, task, tasks
 
 __all__ = ["ACTS", "TABS", "VIEWS"]
 
@@ -11,6 +11,7 @@ TABS = (
     Tab("Queues", "/queues", "stack"),
     Tab("Schedules", "/schedules", "clock"),
     Tab("Processes", "/processes", "chip"),
+    Tab("Bulk acts", "/bulk", "many"),
     Tab("Audit", "/audit", "book"),
 )
 
@@ -23,6 +24,9 @@ VIEWS: dict[str, View] = {
     "/schedules": schedules.show,
     "/schedules/{name:path}": schedules.show_one,
     "/processes": processes.show,
+    "/bulk": bulk.show,
+    "/bulk/new": bulk.new,
+    "/bulk/{id}": bulk.show_one,
     "/audit": audit.show,
 }
 
@@ -33,6 +37,8 @@ ACTS: dict[str, Act] = {
     "/tasks/{id}/cancel": Act("operator", task.cancel),
     "/tasks/{id}/reschedule": Act("operator", task.reschedule),
     "/tasks/{id}/edit": Act("admin", task.edit_and_retry),
+    "/bulk": Act("operator", bulk.begin),
+    "/bulk/{id}/abort": Act("operator", bulk.abort),
     "/queues/{name:path}/pause": Act("operator", queues.pause),
     "/queues/{name:path}/resume": Act("operator", queues.resume),
     "/schedules/{name:path}/run": Act("operator", schedules.run),

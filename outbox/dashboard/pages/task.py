@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from outbox import operate, why
 from outbox.dashboard.page import Ask, Done, Evidence, NotThere, Page, Refused
+from outbox.dashboard.times import moment_of
 from outbox.errors import ArgumentError, TaskNotFound
 from outbox.reads import TaskView
 from outbox.redaction import redacted_view, usual
-from outbox.times import duration
 from outbox.tracing import trace_url
 
 __all__ = ["cancel", "edit", "edit_and_retry", "reschedule", "retry", "show"]
@@ -112,7 +112,8 @@ def cancel(ask: Ask) -> Done:
 
 def reschedule(ask: Ask) -> Done:
     """Due at another time, which is given as an instant in UTC, or as a span from now."""
-    due = operate.reschedule(ask.conn, ask.ledger, _id(ask), who=ask.visitor.name, **_time(ask))
+    when = moment_of(ask.given("at"), ask.given("in"))
+    due = operate.reschedule(ask.conn, ask.ledger, _id(ask), who=ask.visitor.name, **when)
     return Done(f"It is due at {due:%Y-%m-%d %H:%M:%S %Z}.")
 
 
@@ -148,18 +149,3 @@ def _id(ask: Ask) -> UUID:
         return UUID(ask.path["id"])
     except ValueError:
         raise NotThere("This is not a task's id.") from None
-
-
-def _time(ask: Ask) -> dict[str, Any]:
-    at, span = ask.given("at"), ask.given("in")
-    if bool(at) == bool(span):
-        raise Refused("Say when: at an instant, or in a while, one of them.")
-    try:
-        if span:
-            return {"delay": duration(span)}
-        found = datetime.fromisoformat(at)
-    except ValueError:
-        raise Refused(
-            "Say when as 2026-11-25 09:00, which is UTC, or how long from now, as 90s, 15m, 2h or 1d12h."
-        ) from None
-    return {"run_at": found if found.tzinfo else found.replace(tzinfo=UTC)}
