@@ -58,6 +58,7 @@ def _run(arguments: argparse.Namespace, place: Place) -> int:
 
 
 def _up(place: Place, signals: Signals) -> int:
+    from deploy.local.sign_in import dashboard_link
     from deploy.local.supervisor import Interrupted, Supervisor
 
     began = time.monotonic()
@@ -65,6 +66,7 @@ def _up(place: Place, signals: Signals) -> int:
     try:
         surroundings = supervisor.start()
         _tell(f"ready after {time.monotonic() - began:.1f} s: {surroundings.api_url} (all addresses: .dev/env)")
+        _tell(f"dashboard: {dashboard_link(surroundings)}")
         while not signals.stopping():
             supervisor.tend()
             time.sleep(0.05)

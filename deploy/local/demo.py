@@ -13,6 +13,7 @@ from deploy.local.child import write_atomically
 from deploy.local.evidence import FarWorld, Ledger
 from deploy.local.place import Place
 from deploy.local.screen import Screen, View, summary
+from deploy.local.sign_in import dashboard_link
 from deploy.local.signals import Signals
 from deploy.local.supervisor import Interrupted, Supervisor
 from deploy.local.system import Surroundings
@@ -36,6 +37,7 @@ def run_demo(place: Place, signals: Signals, *, once: bool) -> int:
             screen.tell("starting PostgreSQL, RabbitMQ, the API, relay, workers and scheduler ...")
             surroundings = supervisor.start()
             screen.tell(f"ready after {time.monotonic() - began:.1f} s: {surroundings.api_url}")
+            screen.tell(f"dashboard: {dashboard_link(surroundings)}")
             demo = Demo(place, supervisor, surroundings, screen, signals)
             return demo.send_one_load() if once else demo.go_on()
         except Interrupted:
