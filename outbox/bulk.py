@@ -52,8 +52,6 @@ ABLE: dict[Action, frozenset[PublicState]] = {
 FASTEST = 100_000
 #: Tasks that a preview shows.
 SAMPLE = 5
-#: Counting may take as long: it is done once, by somebody who waits for the answer.
-PATIENCE = timedelta(seconds=15)
 
 
 class BulkNotFound(OutboxError, LookupError):
@@ -103,11 +101,13 @@ class Found(NamedTuple):
     state: PublicState
 
 
-def preview(conn: Conn, action: Action, query: Query, *, schema: str = "outbox") -> Preview:
+def preview(
+    conn: Conn, action: Action, query: Query, *, schema: str = "outbox", within: timedelta = search.WITHIN
+) -> Preview:
     """What the act would meet now. Changes nothing. Raises ArgumentError, TookTooLong."""
     wanted, reader = whole(action, query), Reader(schema)
-    sample, _ = reader.tasks(conn, wanted, limit=SAMPLE, within=PATIENCE)
-    return Preview(reader.count(conn, wanted, within=PATIENCE), wanted.states, sample, str(wanted))
+    sample, _ = reader.tasks(conn, wanted, limit=SAMPLE, within=within)
+    return Preview(reader.count(conn, wanted, within=within), wanted.states, sample, str(wanted))
 
 
 def begin(
@@ -123,6 +123,7 @@ def begin(
     rate: int | None = None,
     everything: bool = False,
     id: UUID | None = None,
+    within: timedelta = search.WITHIN,
 ) -> Bulk:
     """From the commit on, the act is carried out, by whichever relay lives; `rate` tasks a second, or as fast as it can be.
 
@@ -133,7 +134,7 @@ def begin(
     wanted = whole(action, query)
     _check(action, query, run_at, delay, rate, everything)
     reader, bulks = Reader(ledger.schema), Bulks(ledger.schema)
-    now, count = reader.now(conn), reader.count(conn, wanted, within=PATIENCE)
+    now, count = reader.now(conn), reader.count(conn, wanted, within=within)
     line = str(parse(str(wanted.frozen(now))))
     begun = bulks.add(
         conn, id=id or uuid7(), action=action, query=line, who=cleaned(who), reason=cleaned(reason) if reason else None,

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from actors import outside
 from outbox.logs import configure
 from service import (
+    bulk,
     dashboard,
     deliveries,
     docs,
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
         deliveries,
         replay,
         tasks,
+        bulk,
         stream,
         health,
         docs,

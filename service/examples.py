@@ -109,6 +109,20 @@ REQUESTS: dict[str, list[Example]] = {
         Example("In an hour", {"delay_seconds": 3600}),
         Example("At a time", {"run_at": "2030-01-31T12:00:00Z"}),
     ],
+    "begin_bulk_action": [
+        Example(
+            "All that died of one error, fifty a second",
+            {
+                "action": "retry",
+                "query": 'actor:send_mail error:"timed out" since:2h',
+                "reason": "the mail server is back",
+                "rate": 50,
+            },
+        ),
+        Example("What it would meet", {"action": "cancel", "query": "queue:reports", "dry_run": True}),
+        Example("To another time", {"action": "reschedule", "query": "queue:reports", "delay_seconds": 3600}),
+        Example("All that is dead", {"action": "retry", "query": "", "everything": True}),
+    ],
 }
 
 #: Bodies that are not JSON, by operation and media type.
@@ -265,6 +279,23 @@ _SUPPRESSION = {
     "created_at": "2026-11-25T08:00:00Z",
     "expires_at": None,
 }
+_BULK: dict[str, Any] = {
+    "bulk_id": "0198c4a0-9c2d-7b18-a4e6-3d5f7a9b1caa",
+    "action": "retry",
+    "query": 'state:dead actor:send_mail error:"timed out" since:2026-11-25T06:00:00Z until:2026-11-25T08:00:00Z',
+    "state": "running",
+    "matched": 731,
+    "matched_at_least": False,
+    "done": 0,
+    "refused": 0,
+    "error": None,
+    "who": "ops",
+    "reason": "the mail server is back",
+    "due_at": None,
+    "rate": 50,
+    "created_at": "2026-11-25T08:00:00Z",
+    "finished_at": None,
+}
 _PLACED = {"order_id": ORDER, "total_cents": 2640, "task_ids": _TASKS}
 _PUBLISHED = {"event_id": _EVENT, "task_ids": _TASKS}
 
@@ -330,6 +361,23 @@ ANSWERS: dict[tuple[str, int], Any] = {
     ),
     ("cancel_task", 202): _detail(state="running", started_at="2026-11-25T08:00:31.200Z", cancel_requested=True),
     ("reschedule_task", 200): _detail(due_at="2030-01-31T12:00:00Z"),
+    ("begin_bulk_action", 202): _BULK,
+    ("begin_bulk_action", 200): {
+        "query": 'state:dead actor:send_mail error:"timed out" since:2h',
+        "states": ["dead"],
+        "matched": 731,
+        "matched_at_least": False,
+        "sample": [{**_ITEM, "state": "dead", "finished_at": "2026-11-25T08:00:01.480Z"}],
+    },
+    ("list_bulk_actions", 200): {"items": [{**_BULK, "done": 450, "refused": 2}], "next_cursor": None},
+    ("read_bulk_action", 200): {**_BULK, "done": 450, "refused": 2},
+    ("abort_bulk_action", 200): {
+        **_BULK,
+        "state": "aborted",
+        "done": 450,
+        "refused": 2,
+        "finished_at": "2026-11-25T08:00:09Z",
+    },
     ("live", 200): {"live": True},
     ("ready", 200): {"ready": True},
     (

@@ -19,11 +19,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from actors import outside
-from service.access import Admin, Principal, Writer
+from service.access import Admin, Operator, Principal, Writer
 from service.bodies import RawBody
 from service.problems import Problem
 
-__all__ = ["AdminOnce", "Once", "WriterOnce"]
+__all__ = ["AdminOnce", "Once", "OperatorOnce", "WriterOnce"]
 
 REPLAYED = "Idempotency-Replayed"
 Key = Annotated[
@@ -110,6 +110,10 @@ async def _writer_once(principal: Writer, request: Request, raw: RawBody, key: K
     return _once(principal, request, raw, key)
 
 
+async def _operator_once(principal: Operator, request: Request, raw: RawBody, key: Key = None) -> Once:
+    return _once(principal, request, raw, key)
+
+
 async def _admin_once(principal: Admin, request: Request, raw: RawBody, key: Key = None) -> Once:
     return _once(principal, request, raw, key)
 
@@ -119,6 +123,7 @@ def _depends(on: Callable[..., Awaitable[Once]]) -> Any:
 
 
 WriterOnce = Annotated[Once, _depends(_writer_once)]
+OperatorOnce = Annotated[Once, _depends(_operator_once)]
 AdminOnce = Annotated[Once, _depends(_admin_once)]
 
 

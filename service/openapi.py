@@ -40,10 +40,12 @@ TAGS = [
 _CONFLICTS = frozenset(
     {"sign_up", "place_order", "publish_event", "send_test", "replay_missed", "resend_delivery"}
     | {"retry_task", "cancel_task", "reschedule_task"}
-    | {"rotate_secret", "abort_replay", "lift_suppressions"}
+    | {"rotate_secret", "abort_replay", "lift_suppressions", "abort_bulk_action"}
 )
 #: Operations whose answer has a version.
 _TAGGED = frozenset({"create_endpoint", "read_endpoint", "change_endpoint"})
+#: Operations whose answer says where to look at what was begun.
+_LOCATED = frozenset({"begin_bulk_action"})
 #: Operations that never ask the database.
 _ALONE = frozenset({"live", "metrics"})
 _DONE = {
@@ -107,6 +109,14 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Replayed": {
         "description": "`true` if the work had been done before: this is the answer of that time.",
         "schema": {"type": "string", "enum": ["true"]},
+    },
+    "Location": {
+        "description": "Where to look how it goes.",
+        "schema": {
+            "type": "string",
+            "format": "uri-reference",
+            "examples": ["/v1/bulk-actions/0198c4a0-9c2d-7b18-a4e6-3d5f7a9b1caa"],
+        },
     },
     "ETag": {
         "description": "The version of what is shown. Send it as `If-Match` to change exactly this version.",
@@ -226,6 +236,8 @@ def _headers_of(operation: dict[str, Any], status: int) -> list[str]:
         names.append("Idempotency-Replayed")
     if status != HTTPStatus.NO_CONTENT and operation["operationId"] in _TAGGED:
         names.append("ETag")
+    if status == HTTPStatus.ACCEPTED and operation["operationId"] in _LOCATED:
+        names.append("Location")
     return names
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from outbox.cli import show
-from outbox.cli.bulk import Asked, ask, check_which, tell_of_look_back
+from outbox.cli.bulk import PATIENCE, Asked, ask, check_which, tell_of_look_back
 from outbox.cli.door import Door, opened, whoever
 from outbox.cli.exits import Exit, Trouble
 from outbox.cli.options import Json, Who
@@ -54,7 +54,7 @@ def in_background(
     if asked.ids:
         raise Trouble(Exit.USAGE, "--background takes a query, no ids.", "As part of a query an id is written id:01a2.")
     with opened() as door:
-        seen = acts.preview(door.conn, action, asked.query, schema=door.ledger.schema)
+        seen = acts.preview(door.conn, action, asked.query, schema=door.ledger.schema, within=PATIENCE)
         _tell(action, seen)
         tell_of_look_back(acts.whole(action, asked.query))
         if dry_run:
@@ -64,7 +64,7 @@ def in_background(
         with door.conn.transaction():
             begun = acts.begin(
                 door.conn, door.ledger, action=action, query=asked.query, who=who or whoever(), reason=reason, run_at=run_at,
-                delay=delay, rate=rate, everything=everything,
+                delay=delay, rate=rate, everything=everything, within=PATIENCE,
             )  # fmt: skip
         _tell_of_relays(door)
     if as_json:

@@ -54,6 +54,10 @@ NEEDS: dict[tuple[str, str], Role | None] = {
     ("post", "/v1/tasks/{task_id}/retry"): "admin",
     ("post", "/v1/tasks/{task_id}/cancel"): "admin",
     ("post", "/v1/tasks/{task_id}/reschedule"): "admin",
+    ("post", "/v1/bulk-actions"): "operator",
+    ("get", "/v1/bulk-actions"): "operator",
+    ("get", "/v1/bulk-actions/{bulk_id}"): "operator",
+    ("post", "/v1/bulk-actions/{bulk_id}/abort"): "operator",
     ("get", "/livez"): None,
     ("get", "/readyz"): None,
     ("get", "/metrics"): None,
@@ -77,6 +81,7 @@ BODIES: dict[str, Any] = {
     "/v1/endpoints/{endpoint_id}": {},
     "/v1/endpoints/{endpoint_id}/replay": {"since": "2026-01-01T00:00:00Z"},
     "/v1/tasks/{task_id}/reschedule": {"delay_seconds": 1},
+    "/v1/bulk-actions": {"action": "retry", "query": "actor:nobody"},
 }  # fmt: skip
 
 Call = Callable[[str | None], Any]
@@ -114,7 +119,9 @@ def call(api: TestClient, method: str, path: str, key: str | None) -> Any:
 
 def test_the_table_of_roles_names_every_route_that_there_is(api: TestClient) -> None:
     found = list(iter_route_contexts(api.app.routes))  # type: ignore[attr-defined]
-    assert {(method.lower(), route.path) for route in found for method in getattr(route, "methods", None) or ()} == set(NEEDS)
+    assert {(method.lower(), route.path) for route in found for method in getattr(route, "methods", None) or ()} == set(
+        NEEDS
+    )
     document = api.get("/openapi.json").json()
     assert {(method, path) for path, methods in document["paths"].items() for method in methods} <= set(NEEDS)
 

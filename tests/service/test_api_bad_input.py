@@ -141,10 +141,13 @@ WRONG: dict[str, list[Any]] = {
     "other_4xx": [*LINE, "", "Retry", "ignore"],
     "notify": EMAIL,
     "signature": [*LINE, "", "v2", "V1"],
+    "action": [*LINE, "", "Retry", MARK],
+    "query": [*TEXT, "", f"{MARK}:x", f'{MARK}"x', f"state:{MARK}", f"since:{MARK}", "args:1"],
+    "rate": [*NUMBER, 0, 100_001],
     "missed_since": [MARK, 0, True, [], {}, "2027-01-01T00:00:00Z"],
 }
 REQUIRED = {"email", "name", "items", "currency", "type", "data", "to", "subject", "url", "event_types", "since"}
-REQUIRED |= {"recipient", "event_id", "event_type"}
+REQUIRED |= {"recipient", "event_id", "event_type", "action", "query"}
 NULL_IS_WRONG = REQUIRED - {"data"} | {"sku", "quantity", "unit_price_cents", "overlap_seconds"}
 NULL_IS_WRONG |= {"attachments", "stream", "unsubscribe", "on_uncertain"}
 

@@ -93,6 +93,8 @@ def settle(case: schemathesis.Case) -> None:
         case.body = whole(case.body)
         for name in ("variables", "send_at", "expires_at", "until"):
             case.body.pop(name, None)
+        if "query" in case.body:
+            case.body["query"] = "actor:send_mail error:timeout"
         if "since" in case.body:
             case.body["since"] = "2026-11-25T08:00:00Z"
 
