@@ -95,6 +95,12 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "retry dead": (ledger.RETRY_DEAD, A_TASK),
     "retry cancelled": (ledger.RETRY_CANCELLED, A_TASK),
     "retry now": (ledger.RETRY_NOW, A_TASK),
+    "lock free": (ledger.LOCK_FREE, {"hot": IDS, "dead": IDS, "cancelled": IDS}),
+    "retry all ended": (ledger.RETRY_ALL_ENDED, {"dead": IDS, "cancelled": IDS}),
+    "retry all now": (ledger.RETRY_ALL_NOW, {"ids": IDS}),
+    "cancel all": (ledger.CANCEL_ALL, {"ids": IDS, "reason": "x"}),
+    "request cancel all": (ledger.REQUEST_CANCEL_ALL, {"ids": IDS}),
+    "reschedule all": (ledger.RESCHEDULE_ALL, {"ids": IDS, "run_at": datetime(2099, 1, 1, tzinfo=UTC)}),
     "hold no more": (ledger.HOLD_NO_MORE, A_TASK),
     "again with": (
         ledger.AGAIN_WITH,
@@ -117,6 +123,7 @@ NOT_HOT = {
     "IS_FINISHED": "for a foreign message alone; by the id in every partition",
     "JOIN": "inserts one row",
     "AUDIT": "inserts one row",
+    "AUDIT_ALL": "inserts a row for each task that was acted on",
     "OLD_PARTITIONS": "reads the catalogue",
     "PURGE_DEFAULT": "reads the DEFAULT partition, which holds only what had no day of its own",
 }
@@ -126,6 +133,7 @@ BY_ID = [
     "mark published", "push back", "return dead letter", "claim", "claim unlocked", "verdicts", "claims of", "give back",
     "record successes", "record again", "record dead", "record cancelled", "rescue unlisted", "promote due", "grant",
     "expire", "cancel", "request cancel", "reschedule", "retry now", "standing", "beat",
+    "retry all now", "cancel all", "request cancel all", "reschedule all",
 ]  # fmt: skip
 
 
