@@ -42,10 +42,10 @@ insert into outbox.dead (
 select
     (lpad(to_hex((extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') || '7'
         || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid,
-    'dead', 'bench', case when n % 3 = 0 then 'noop' else 'other' end, json_build_array(n), '{}', '{}', 0, at, at, at, at, at,
+    'dead', 'bench', case when n %% 3 = 0 then 'noop' else 'other' end, json_build_array(n), '{}', '{}', 0, at, at, at, at, at,
     false, 3, 0, 0, gen_random_uuid(), gen_random_uuid(), jsonb_build_array(jsonb_build_object(
         'run', gen_random_uuid(), 'worker', gen_random_uuid(), 'outcome', 'failed', 'error', 'ValueError: ' || n,
-        'failure', substr(md5((n % 20)::text), 1, 12), 'traceback', repeat('File "app.py", line 1, in f\n', 20),
+        'failure', substr(md5((n %% 20)::text), 1, 12), 'traceback', repeat('File "app.py", line 1, in f\n', 20),
         'started_at', at, 'finished_at', at)), 'ValueError: ' || n
 from generate_series(1, %s::bigint) n
 cross join lateral (select clock_timestamp() - n * interval '10 seconds') as then(at)
