@@ -24,6 +24,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from outbox.fingerprint import fingerprint_of
+
 Conn = Connection[Any]
 #: What a worker claims by: (id, fence, run id).
 Asked = tuple[UUID | str, UUID | str, UUID | str]
@@ -91,6 +93,7 @@ class Failure(NamedTuple):
     traceback: str | None
     wait: float | None
     counts: bool
+    logs: str | None = None
 
 
 class Ledger:
@@ -395,9 +398,10 @@ class Ledger:
             beat=beat,
         ):
             return None
+        crashed = fingerprint_of("its worker died", None)
         rows = self._run(conn, RESCUE_CANCELLED, worker=worker)
-        rows += self._run(conn, RESCUE_DEAD, worker=worker, max_crashes=max_crashes)
-        rows += self._run(conn, RESCUE, worker=worker)
+        rows += self._run(conn, RESCUE_DEAD, worker=worker, max_crashes=max_crashes, failure=crashed)
+        rows += self._run(conn, RESCUE, worker=worker, failure=crashed)
         self._grant_after(conn, [(i, lane) for i, _, lane in rows])
         return [(i, what) for i, what, _ in rows]
 
@@ -530,6 +534,8 @@ def _columns(failures: Sequence[Failure]) -> dict[str, list[Any]]:
         "errors": [cleaned(f.error) for f in failures],
         "tracebacks": [cleaned(f.traceback) if f.traceback else None for f in failures],
         "counts": [int(f.counts) for f in failures],
+        "kinds": [None if f.outcome == "cancelled" else fingerprint_of(f.error, f.traceback) for f in failures],
+        "logs": [cleaned(f.logs) if f.logs else None for f in failures],
     }
 
 
@@ -1053,8 +1059,9 @@ RECORD_AGAIN = """
 with failed as (
     select *
     from unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[], %(outcomes)s::text[],
-        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[], %(waits)s::float[])
-        as a(id, run_id, ran, ago, outcome, error, traceback, counts, wait)
+        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[], %(kinds)s::text[], %(logs)s::text[],
+        %(waits)s::float[])
+        as a(id, run_id, ran, ago, outcome, error, traceback, counts, failure, logs, wait)
 )
 update outbox.task t
 set state = 'scheduled', fence = gen_random_uuid(), due_at = clock_timestamp() + a.wait * interval '1 second',
@@ -1063,6 +1070,7 @@ set state = 'scheduled', fence = gen_random_uuid(), due_at = clock_timestamp() +
     attempts = (case when jsonb_array_length(t.attempts) >= 100 then t.attempts - 0 else t.attempts end)
         || jsonb_build_object(
         'run', a.run_id, 'worker', t.worker_id, 'outcome', a.outcome, 'error', a.error, 'traceback', a.traceback,
+        'failure', a.failure, 'logs', a.logs,
         'started_at', clock_timestamp() - (a.ago + a.ran) * interval '1 second',
         'finished_at', clock_timestamp() - a.ago * interval '1 second')
 from failed a
@@ -1074,14 +1082,14 @@ RECORD_DEAD = """
 with failed as (
     select *
     from unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[], %(outcomes)s::text[],
-        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[])
-        as a(id, run_id, ran, ago, outcome, error, traceback, counts)
+        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[], %(kinds)s::text[], %(logs)s::text[])
+        as a(id, run_id, ran, ago, outcome, error, traceback, counts, failure, logs)
 ),
 done as (
     delete from outbox.task t
     using failed a
     where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
-    returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts
+    returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts, a.failure, a.logs
 ),
 moved as (
     insert into outbox.dead
@@ -1091,6 +1099,7 @@ moved as (
         failures + counts, crashes, losses, run_id, worker_id,
         attempts || jsonb_build_object(
             'run', run_id, 'worker', worker_id, 'outcome', outcome, 'error', error, 'traceback', traceback,
+            'failure', failure, 'logs', logs,
             'started_at', clock_timestamp() - (ago + ran) * interval '1 second',
             'finished_at', clock_timestamp() - ago * interval '1 second'),
         error
@@ -1103,14 +1112,14 @@ RECORD_CANCELLED = """
 with failed as (
     select *
     from unnest(%(ids)s::uuid[], %(runs)s::uuid[], %(ran)s::float[], %(ago)s::float[], %(outcomes)s::text[],
-        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[])
-        as a(id, run_id, ran, ago, outcome, error, traceback, counts)
+        %(errors)s::text[], %(tracebacks)s::text[], %(counts)s::int[], %(kinds)s::text[], %(logs)s::text[])
+        as a(id, run_id, ran, ago, outcome, error, traceback, counts, failure, logs)
 ),
 done as (
     delete from outbox.task t
     using failed a
     where t.id = a.id and t.run_id = a.run_id and t.state = (select 'running')
-    returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts
+    returning t.*, a.ran, a.ago, a.outcome, a.error, a.traceback, a.counts, a.failure, a.logs
 ),
 moved as (
     insert into outbox.history
@@ -1120,6 +1129,7 @@ moved as (
         failures + counts, crashes, losses, run_id, worker_id,
         attempts || jsonb_build_object(
             'run', run_id, 'worker', worker_id, 'outcome', outcome, 'error', error, 'traceback', traceback,
+            'failure', failure, 'logs', logs,
             'started_at', clock_timestamp() - (ago + ran) * interval '1 second',
             'finished_at', clock_timestamp() - ago * interval '1 second'),
         error
@@ -1143,7 +1153,7 @@ moved as (
         failures, crashes + 1, losses, run_id, worker_id,
         attempts || jsonb_build_object(
             'run', run_id, 'worker', worker_id, 'outcome', 'crashed', 'error', 'its worker died while it ran alone',
-            'traceback', null, 'started_at', claimed_at, 'finished_at', clock_timestamp()),
+            'traceback', null, 'failure', %(failure)s::text, 'started_at', claimed_at, 'finished_at', clock_timestamp()),
         'its worker died ' || (crashes + 1) || ' times while it ran alone'
     from done
 )
@@ -1179,7 +1189,8 @@ set state = 'pending', fence = gen_random_uuid(), suspect = true, alone = false,
     run_id = null, worker_id = null, claimed_at = null, claimed_beat = null, published_at = null, epoch = null,
     attempts = t.attempts || jsonb_build_object(
         'run', t.run_id, 'worker', t.worker_id, 'outcome', case when t.alone then 'crashed' else 'interrupted' end,
-        'error', 'its worker died', 'traceback', null, 'started_at', t.claimed_at, 'finished_at', clock_timestamp())
+        'error', 'its worker died', 'traceback', null, 'failure', %(failure)s::text,
+        'started_at', t.claimed_at, 'finished_at', clock_timestamp())
 where t.id = any(array(
     select id from outbox.task where worker_id = %(worker)s and state = 'running' for update skip locked))
 and t.worker_id = %(worker)s and t.state = 'running'

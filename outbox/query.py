@@ -35,6 +35,7 @@ KEYS = {
     "args": "args.NAME:VALUE or args.0:VALUE, an argument by its name or position",
     "kwargs": "kwargs.NAME:VALUE, an argument that was given by name",
     "error": "text of the last error, or of any attempt's",
+    "failure": "the kind of the last attempt's failure, its twelve digits",
     "lane": "an ordering key or concurrency key",
     "unique": "a unique key",
     "since": "created since: 2h, 1d12h, 2026-11-25, 2026-11-25T09:00Z",
@@ -77,6 +78,7 @@ class Query:
     id: str | None = None
     arguments: tuple[Argument, ...] = ()
     errors: tuple[str, ...] = ()
+    failure: str | None = None
     lane: str | None = None
     unique: str | None = None
     since: Moment | None = None
@@ -209,6 +211,7 @@ _OF_KEY: dict[str, Callable[[Any], Query]] = {
     "queue": lambda value: Query(queues=(value,)),
     "id": lambda value: Query(id=value),
     "error": lambda value: Query(errors=(value,)),
+    "failure": lambda value: Query(failure=value),
     "lane": lambda value: Query(lane=value),
     "unique": lambda value: Query(unique=value),
     "since": lambda value: Query(since=_moment(value)),
@@ -238,6 +241,13 @@ def _digits(id: str) -> str:
     if not re.fullmatch("[0-9a-f]{1,32}", digits):
         raise ArgumentError("a task's id, or its beginning, has 1 to 32 of the digits 0-9 and a-f.")
     return digits
+
+
+def _kind(failure: str) -> str:
+    kind = failure.lower()
+    if not re.fullmatch("[0-9a-f]{12}", kind):
+        raise ArgumentError("a failure's kind has twelve of the digits 0-9 and a-f: outbox failures list shows them.")
+    return kind
 
 
 def _argument(argument: Argument) -> Argument:
@@ -281,7 +291,7 @@ def _instant(moment: Moment | None, now: datetime) -> datetime | None:
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "states": _state, "actors": _text, "queues": _text, "id": _digits, "arguments": _argument, "errors": _text,
-    "lane": _text, "unique": _text, "since": _checked_moment, "until": _checked_moment, "words": _text,
+    "failure": _kind, "lane": _text, "unique": _text, "since": _checked_moment, "until": _checked_moment, "words": _text,
 }  # fmt: skip
 
 
@@ -297,6 +307,8 @@ def _terms(query: Query) -> Iterator[str]:
     for place, path, value in query.arguments:
         yield f"{place}{''.join(map(_step, path))}:{_quoted(value)}"
     yield from (f"error:{_quoted(error)}" for error in query.errors)
+    if query.failure is not None:
+        yield f"failure:{query.failure}"
     if query.lane is not None:
         yield f"lane:{_quoted(query.lane)}"
     if query.unique is not None:

@@ -54,6 +54,7 @@ def values_of(query: Query, now: datetime, *, before: Any, limit: int) -> dict[s
         "until": seen.until,
         "back": looks_back_to(query, now),
         "errors": _anywhere(query.errors),
+        "failure": query.failure,
         "words": _anywhere(query.words),
         "needles": _needles(query),
         "arguments": _arguments(query),
@@ -121,6 +122,7 @@ from (
             or (t.lane = any(%(lanes)s::text[]) and t.state = 'waiting')
             or (t.lane = any(%(lanes)s::text[]) and t.state <> 'waiting'))
         and (%(unique)s::text is null or t.unique_key = %(unique)s::text)
+        and (%(failure)s::text is null or t.attempts -> -1 ->> 'failure' = %(failure)s::text)
         and (%(since)s::timestamptz is null or t.created_at >= %(since)s::timestamptz)
         and (%(until)s::timestamptz is null or t.created_at < %(until)s::timestamptz)
         and (%(errors)s::text[] is null or t.reason is not null or t.attempts <> '[]')
@@ -151,6 +153,7 @@ from (
         and (%(queues)s::text[] is null or h.queue = any(%(queues)s::text[]))
         and (%(lanes)s::text[] is null or h.lane = any(%(lanes)s::text[]))
         and (%(unique)s::text is null or h.unique_key = %(unique)s::text)
+        and (%(failure)s::text is null or h.attempts -> -1 ->> 'failure' = %(failure)s::text)
         and (%(since)s::timestamptz is null or h.created_at >= %(since)s::timestamptz)
         and (%(until)s::timestamptz is null or h.created_at < %(until)s::timestamptz)
         and (%(back)s::timestamptz is null or h.finished_at >= %(back)s::timestamptz)
@@ -181,6 +184,7 @@ from (
         and (%(queues)s::text[] is null or d.queue = any(%(queues)s::text[]))
         and (%(lanes)s::text[] is null or d.lane = any(%(lanes)s::text[]))
         and (%(unique)s::text is null or d.unique_key = %(unique)s::text)
+        and (%(failure)s::text is null or d.attempts -> -1 ->> 'failure' = %(failure)s::text)
         and (%(since)s::timestamptz is null or d.created_at >= %(since)s::timestamptz)
         and (%(until)s::timestamptz is null or d.created_at < %(until)s::timestamptz)
         and (%(errors)s::text[] is null or d.reason is not null or d.attempts <> '[]')
@@ -234,6 +238,7 @@ from (
                 or (t.lane = any(%(lanes)s::text[]) and t.state = 'waiting')
                 or (t.lane = any(%(lanes)s::text[]) and t.state <> 'waiting'))
             and (%(unique)s::text is null or t.unique_key = %(unique)s::text)
+            and (%(failure)s::text is null or t.attempts -> -1 ->> 'failure' = %(failure)s::text)
             and (%(since)s::timestamptz is null or t.created_at >= %(since)s::timestamptz)
             and (%(until)s::timestamptz is null or t.created_at < %(until)s::timestamptz)
             and (%(errors)s::text[] is null or t.reason is not null or t.attempts <> '[]')
@@ -262,6 +267,7 @@ from (
             and (%(queues)s::text[] is null or h.queue = any(%(queues)s::text[]))
             and (%(lanes)s::text[] is null or h.lane = any(%(lanes)s::text[]))
             and (%(unique)s::text is null or h.unique_key = %(unique)s::text)
+            and (%(failure)s::text is null or h.attempts -> -1 ->> 'failure' = %(failure)s::text)
             and (%(since)s::timestamptz is null or h.created_at >= %(since)s::timestamptz)
             and (%(until)s::timestamptz is null or h.created_at < %(until)s::timestamptz)
             and (%(back)s::timestamptz is null or h.finished_at >= %(back)s::timestamptz)
@@ -290,6 +296,7 @@ from (
             and (%(queues)s::text[] is null or d.queue = any(%(queues)s::text[]))
             and (%(lanes)s::text[] is null or d.lane = any(%(lanes)s::text[]))
             and (%(unique)s::text is null or d.unique_key = %(unique)s::text)
+            and (%(failure)s::text is null or d.attempts -> -1 ->> 'failure' = %(failure)s::text)
             and (%(since)s::timestamptz is null or d.created_at >= %(since)s::timestamptz)
             and (%(until)s::timestamptz is null or d.created_at < %(until)s::timestamptz)
             and (%(errors)s::text[] is null or d.reason is not null or d.attempts <> '[]')

@@ -35,7 +35,7 @@ def join(root: typer.Typer) -> None:
 
 
 EXAMPLE = "'actor:send_mail state:dead since:2h'"
-KEYS = "state, actor, queue, id, args.NAME, kwargs.NAME, error, lane, unique, since, until; words without one are looked for"
+KEYS = "state, actor, queue, id, args.NAME, kwargs.NAME, error, failure, lane, unique, since, until; other words are looked for"
 
 States = Annotated[
     list[str] | None,

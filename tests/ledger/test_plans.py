@@ -26,6 +26,8 @@ SETTLES: dict[str, Any] = {
     "errors": ["x"] * 200,
     "tracebacks": ["x"] * 200,
     "counts": [1] * 200,
+    "kinds": ["x"] * 200,
+    "logs": ["x"] * 200,
     "waits": [1.0] * 200,
 }
 CLAIMS: dict[str, Any] = {
@@ -41,7 +43,7 @@ A_ROW: dict[str, Any] = {
     "rows": f'[{{"id":"{IDS[0]}","queue":"mail","actor":"a","args":[],"kwargs":{{}},"options":{{}},"unique_key":"once"}}]'
 }
 LANES: dict[str, Any] = {"lanes": [f"order/{n}" for n in range(50)], "places": [1] * 50}
-OF_A_WORKER: dict[str, Any] = {"worker": A_WORKER, "max_crashes": 3}
+OF_A_WORKER: dict[str, Any] = {"worker": A_WORKER, "max_crashes": 3, "failure": "x"}
 A_BEAT: dict[str, Any] = {
     "worker": A_WORKER,
     "runs": IDS[:8],

@@ -18,7 +18,7 @@ NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 def test_every_key_has_its_place() -> None:
     line = (
         'actor:send_mail state:dead queue:mail args.user_id:42 kwargs.x:"y z" error:"timeout" since:2h until:2026-11-25 '
-        "id:01A2 lane:user/7 unique:digest/today key free words"
+        "id:01A2 failure:AB12cd34ef56 lane:user/7 unique:digest/today key free words"
     )
     assert parse(line) == Query(
         states=("dead",),
@@ -27,6 +27,7 @@ def test_every_key_has_its_place() -> None:
         id="01a2",
         arguments=(Argument("args", ("user_id",), "42"), Argument("kwargs", ("x",), "y z")),
         errors=("timeout",),
+        failure="ab12cd34ef56",
         lane="user/7",
         unique="digest/today",
         since=timedelta(hours=2),
@@ -82,6 +83,7 @@ def test_what_a_line_means(line: str, means: Query | None) -> None:
         ("until:9999-12-31T23:59-12:00", 0, "1970 and 9000"),
         ("id:xyz", 0, "0-9 and a-f"),
         ("id:" + "0" * 33, 0, "1 to 32"),
+        ("failure:ab12", 0, "twelve of the digits"),
         ("args:42", 0, "args.user_id:42"),
         ("state.x:dead", 0, "only args and kwargs"),
         ("a\x00b", 0, "NUL"),
@@ -108,6 +110,7 @@ def test_what_cannot_be_read_is_told_with_its_position_and_what_would_be_right(
         {"since": timedelta(-1)},
         {"arguments": (Argument("args", (), "x"),)},
         {"id": "x"},
+        {"failure": "ab12"},
         {"lane": "\x00"},
     ],
 )
@@ -137,6 +140,7 @@ QUERIES = st.builds(
         max_size=2,
     ).map(tuple),
     errors=st.lists(ODD, max_size=2).map(tuple),
+    failure=st.none() | st.from_regex(r"\A[0-9a-f]{12}\Z"),
     lane=st.none() | ODD,
     unique=st.none() | ODD,
     since=st.none() | MOMENT,
