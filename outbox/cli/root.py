@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from outbox.cli import bulks, database, doctor, figures, processes, purge, queues, schedules, tasks
+from outbox.cli import bulks, database, doctor, failures, figures, processes, purge, queues, schedules, tasks
 from outbox.cli.door import given
 from outbox.cli.exits import EPILOG, Exit, Told, tell, told_of
 
@@ -79,5 +79,5 @@ def command() -> Any:
     return typer.main.get_command(root)
 
 
-for each in (processes, database, tasks, bulks, queues, schedules, figures, doctor, purge):
+for each in (processes, database, tasks, bulks, queues, schedules, failures, figures, doctor, purge):
     each.join(root)
