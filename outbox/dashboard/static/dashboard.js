@@ -7,6 +7,7 @@ const each = (selector, act, within = document) => within.querySelectorAll(selec
 
 const fresh = document.querySelector("[data-fresh]");
 const shown = new Map();
+const wanted = new Map();
 let stream = null;
 
 // A block that somebody is at is left as it is: nothing moves under a finger.
@@ -14,10 +15,13 @@ const busy = (block) =>
   block.querySelector("input:checked") !== null || (block.contains(document.activeElement) && document.activeElement.matches("input, select, textarea")) ||
   (document.getSelection()?.type === "Range" && block.contains(document.getSelection().anchorNode));
 
-function put(name, html) {
+function put(name) {
   const block = document.querySelector(`[data-block="${CSS.escape(name)}"]`);
-  if (!block || shown.get(name) === html) return;
-  if (busy(block)) return void setTimeout(put, 1000, name, html);
+  const html = wanted.get(name);
+  if (!block || html === undefined) return;
+  if (busy(block)) return void setTimeout(put, 1000, name);
+  wanted.delete(name);
+  if (shown.get(name) === html) return;
   const open = [...block.querySelectorAll("details")].map((one) => one.open);
   const places = [...block.querySelectorAll("a, button, summary")];
   const place = places.indexOf(document.activeElement);
@@ -41,7 +45,10 @@ function listen() {
   stream.addEventListener("open", () => say("Live", false));
   stream.addEventListener("error", () => say("Not live; trying again", true));
   stream.addEventListener("blocks", (event) => {
-    for (const [name, html] of Object.entries(JSON.parse(event.data))) put(name, html);
+    for (const [name, html] of Object.entries(JSON.parse(event.data))) {
+      wanted.set(name, html);
+      put(name);
+    }
   });
 }
 
