@@ -7,7 +7,7 @@ PROCESSES ?= 4
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up servers test chaos mta bench lint format python broker clean
+.PHONY: help demo up servers test chaos mta bench lint format docs python broker clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ lint: python ## style, types, and the arrows between the packages
 format: python ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: python ## the pages as a site, in .dev/site; fails on a broken link
+	@exec $(PYTHON) -m zensical build --strict --clean $(ARGS)
 
 clean: python ## deletes .dev/ with all its data; nothing of it may run
 	@exec $(PYTHON) -m deploy.local clean
