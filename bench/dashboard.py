@@ -48,7 +48,7 @@ select
         'failure', substr(md5((n %% 20)::text), 1, 12), 'traceback', repeat('File "app.py", line 1, in f\n', 20),
         'started_at', at, 'finished_at', at)), 'ValueError: ' || n
 from generate_series(1, %s::bigint) n
-cross join lateral (select clock_timestamp() - n * interval '10 seconds') as then(at)
+cross join lateral (select clock_timestamp() - n * interval '10 seconds') as ended(at)
 """
 
 MINUTES = """

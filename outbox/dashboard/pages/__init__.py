@@ -1,13 +1,14 @@
 """The pages and acts of the dashboard, by their path below it."""
 
 from outbox.dashboard.page import Act, Tab, View
-from outbox.dashboard.pages import audit, bulk, overview, processes, queues, schedules, task, tasks
+from outbox.dashboard.pages import audit, bulk, failures, overview, processes, queues, schedules, task, tasks
 
 __all__ = ["ACTS", "TABS", "VIEWS"]
 
 TABS = (
     Tab("Overview", "/", "pulse"),
     Tab("Tasks", "/tasks", "list"),
+    Tab("Failures", "/failures", "bolt"),
     Tab("Queues", "/queues", "stack"),
     Tab("Schedules", "/schedules", "clock"),
     Tab("Processes", "/processes", "chip"),
@@ -20,6 +21,8 @@ VIEWS: dict[str, View] = {
     "/tasks": tasks.show,
     "/tasks/{id}": task.show,
     "/tasks/{id}/edit": task.edit,
+    "/failures": failures.show,
+    "/failures/{failure}": failures.show_one,
     "/queues": queues.show,
     "/schedules": schedules.show,
     "/schedules/{name:path}": schedules.show_one,
