@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from outbox.logs import get_logger
 from outbox.models import Task
 
 if TYPE_CHECKING:
+    from outbox.reads import ScheduleView
     from outbox.settings import Settings
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "divide",
     "fire_due",
     "main",
+    "next_fires",
     "pause",
     "prune",
     "resume",
@@ -263,6 +265,13 @@ def divide(
     late = sum(now - at > GRACE for at in due)
     passed = max(0, late - {"all": limit, "last": 1, "none": 0}[missed])
     return list(due[:passed]), list(due[passed:])
+
+
+def next_fires(schedule: ScheduleView, now: datetime, *, count: int = 5) -> list[datetime]:
+    """When it fires next, by the calendar that the scheduler goes by; never, while it is paused or retired."""
+    if schedule.paused or schedule.retired:
+        return []
+    return list(islice(calendar_of(schedule.cron, schedule.zone).after(now), count))
 
 
 def prune(conn: Conn, ledger: Ledger, *, kept: timedelta = KEPT, limit: int = 5000) -> int:

@@ -109,6 +109,11 @@ REQUESTS: dict[str, list[Example]] = {
         Example("In an hour", {"delay_seconds": 3600}),
         Example("At a time", {"run_at": "2030-01-31T12:00:00Z"}),
     ],
+    "edit_task": [
+        Example("To another mail", {"args": [_MAIL]}),
+        Example("One argument by its name", {"args": [], "kwargs": {"mail_id": _MAIL, "token": "[redacted]"}}),
+        Example("As it was", {}),
+    ],
     "begin_bulk_action": [
         Example(
             "All that died of one error, fifty a second",
@@ -296,6 +301,47 @@ _BULK: dict[str, Any] = {
     "created_at": "2026-11-25T08:00:00Z",
     "finished_at": None,
 }
+_QUEUE: dict[str, Any] = {
+    "name": "mail",
+    "paused": False,
+    "paused_by": None,
+    "paused_at": None,
+    "epoch": 3,
+    "workers": 2,
+    "oldest_due": 0.412,
+    "counts": {"pending": {"number": 12, "at_least": False}, "running": {"number": 8, "at_least": False}},
+}
+_SCHEDULE: dict[str, Any] = {
+    "name": "nightly_report",
+    "actor": "nightly_report",
+    "queue": "reports",
+    "cron": "30 2 * * mon-fri",
+    "zone": "Europe/Paris",
+    "missed": "last",
+    "missed_limit": 10,
+    "paused": False,
+    "retired": False,
+    "declared_at": "2026-11-25T08:00:00Z",
+    "fired_through": "2026-11-25T08:00:00Z",
+    "last_fire_at": "2026-11-25T01:30:00Z",
+    "last_outcome": "fired",
+    "last_task_id": _TASKS[0],
+    "next_fire_at": "2026-11-26T01:30:00Z",
+}
+_SCHEDULED: dict[str, Any] = {
+    **_SCHEDULE,
+    "next_fires": ["2026-11-26T01:30:00Z", "2026-11-27T01:30:00Z"],
+    "fires": [
+        {
+            "fire_at": "2026-11-25T01:30:00Z",
+            "outcome": "fired",
+            "fired_at": "2026-11-25T01:30:00.210Z",
+            "task_id": _TASKS[0],
+        }
+    ],
+}
+_PAUSED: dict[str, Any] = {"paused": True, "next_fire_at": None, "next_fires": []}
+_STATS = {"succeeded": 420, "dead": 1, "cancelled": 0, "failures": 7, "p50": 0.11, "p95": 0.42}
 _PLACED = {"order_id": ORDER, "total_cents": 2640, "task_ids": _TASKS}
 _PUBLISHED = {"event_id": _EVENT, "task_ids": _TASKS}
 
@@ -377,6 +423,74 @@ ANSWERS: dict[tuple[str, int], Any] = {
         "done": 450,
         "refused": 2,
         "finished_at": "2026-11-25T08:00:09Z",
+    },
+    ("edit_task", 201): _detail(
+        id=_TASKS[1],
+        state="pending",
+        failures=0,
+        attempts=[],
+        why={**_WHY, "cause": "queued", "told": "It is due.", "mend": None},
+    ),
+    ("list_queues", 200): {"items": [_QUEUE]},
+    ("pause_queue", 200): {"queue": "mail", "paused": True, "taken_back": 4},
+    ("resume_queue", 200): {"queue": "mail", "paused": False, "taken_back": 0},
+    ("list_schedules", 200): {"items": [_SCHEDULE]},
+    ("read_schedule", 200): _SCHEDULED,
+    ("run_schedule", 202): {"schedule": "nightly_report", "task_id": _TASKS[0]},
+    ("pause_schedule", 200): {**_SCHEDULED, **_PAUSED},
+    ("resume_schedule", 200): _SCHEDULED,
+    ("list_processes", 200): {
+        "items": [
+            {
+                "id": _WORKER,
+                "kind": "worker",
+                "host": "worker-1",
+                "pid": 7,
+                "queues": ["mail"],
+                "threads": 8,
+                "started_at": "2026-11-25T07:00:00Z",
+                "beat_at": "2026-11-25T08:00:00Z",
+                "silent": 0.8,
+                "lease": 10.0,
+                "alive": True,
+                "held": 1,
+                "running": [_MAIL],
+            }
+        ]
+    },
+    ("list_audit", 200): {
+        "items": [
+            {
+                "id": 42,
+                "at": "2026-11-25T08:00:00Z",
+                "who": "ops",
+                "action": "cancel",
+                "subject": _MAIL,
+                "detail": {"outcome": "cancelled", "reason": "wrong recipient"},
+            }
+        ],
+        "next_cursor": None,
+    },
+    ("read_stats", 200): {
+        "since": "2026-11-25T07:00:00Z",
+        "until": "2026-11-25T08:00:00Z",
+        "per_minute": 7.017,
+        "total": {"actor": "", **_STATS},
+        "actors": [{"actor": "send_mail", **_STATS}],
+    },
+    ("read_attention", 200): {
+        "items": [
+            {
+                "cause": "no_worker",
+                "told": "The queue mail has 12 tasks and no worker.",
+                "severity": "serious",
+                "runbook": "OutboxQueueWithoutWorkers",
+                "since": "2026-11-25T07:58:00Z",
+                "mend": "Start: outbox worker --queues mail",
+                "query": "queue:mail",
+                "subject": "mail",
+            }
+        ]
     },
     ("live", 200): {"live": True},
     ("ready", 200): {"ready": True},

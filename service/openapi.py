@@ -32,6 +32,12 @@ TAGS = [
         "description": "What went to an endpoint, what each attempt met, and one of them once more.",
     },
     {"name": "tasks", "description": "What became of what was promised, and what an operator can do about it."},
+    {"name": "queues", "description": "How much waits where, and the switch that stops a queue."},
+    {
+        "name": "schedules",
+        "description": "Cron schedules: their fires, the last and the next; run one now, pause, resume.",
+    },
+    {"name": "insight", "description": "Who lives, what was done, what people did, and what needs attention."},
     {"name": "health", "description": "Is it alive, is it ready, how is it doing. Needs no key."},
     {"name": "webhooks", "description": "What the service sends to the endpoints."},
 ]
@@ -39,7 +45,8 @@ TAGS = [
 #: Operations that can conflict with what exists.
 _CONFLICTS = frozenset(
     {"sign_up", "place_order", "publish_event", "send_test", "replay_missed", "resend_delivery"}
-    | {"retry_task", "cancel_task", "reschedule_task"}
+    | {"retry_task", "cancel_task", "reschedule_task", "edit_task"}
+    | {"resume_queue", "run_schedule", "resume_schedule"}
     | {"rotate_secret", "abort_replay", "lift_suppressions", "abort_bulk_action"}
 )
 #: Operations whose answer has a version.

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response, status
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 import actors
 from outbox import operate, query, why
+from outbox.encoding import encode
 from outbox.errors import ArgumentError, TaskNotFound, TookTooLong
 from outbox.ledger import Conn, Ledger
 from outbox.query import PublicState, QueryError
@@ -21,11 +22,12 @@ from outbox.reads import Reader
 from outbox.redaction import redacted_view, usual
 from outbox.search import LOOK_BACK
 from outbox.wake import wake
-from service.access import Admin
+from service.access import Operator
 from service.access import Reader as ReaderRole
 from service.bodies import StrictRoute
 from service.database import Db, driver_connection
 from service.fields import Cursor, Form, Instant, Line, OrEmpty, refused
+from service.idempotency import AdminOnce
 from service.problems import Problem
 from service.violations import Violation
 
@@ -137,6 +139,21 @@ class Cancellation(Form):
     reason: Annotated[Line, Field(max_length=500)] | None = None
 
 
+def _storable(value: Any) -> Any:
+    try:
+        encode([value], {}, actor="", limit=operate.LONGEST)
+    except ArgumentError:
+        raise refused("must hold neither NUL nor lone surrogates, nor be nested too deeply") from None
+    return value
+
+
+class OtherCall(Form):
+    """What the new task is called with: what is left out stays as it was, and so does a value given as `[redacted]`."""
+
+    args: Annotated[list[Any], AfterValidator(_storable)] | None = None
+    kwargs: Annotated[dict[str, Any], AfterValidator(_storable)] | None = None
+
+
 def _one_of_two(schema: dict[str, Any]) -> None:
     """Exactly one of the two is there, and not null; the other one may be null."""
     run_at, delay = (each["anyOf"][0] for each in schema.pop("properties").values())
@@ -185,7 +202,7 @@ def read_task(request: Request, session: Db, _principal: ReaderRole, task_id: UU
 
 
 @routes.post("/{task_id}/retry")
-def retry_task(request: Request, session: Db, principal: Admin, task_id: UUID) -> TaskDetail:
+def retry_task(request: Request, session: Db, principal: Operator, task_id: UUID) -> TaskDetail:
     """A task that is dead, cancelled or waits for its next attempt is due at once: same id, its attempts kept."""
     ledger = _ledger(request)
     with session.begin():
@@ -201,7 +218,7 @@ def cancel_task(
     request: Request,
     response: Response,
     session: Db,
-    principal: Admin,
+    principal: Operator,
     task_id: UUID,
     body: Cancellation | None = None,
 ) -> TaskDetail:
@@ -217,7 +234,7 @@ def cancel_task(
 
 
 @routes.post("/{task_id}/reschedule")
-def reschedule_task(request: Request, session: Db, principal: Admin, task_id: UUID, body: NewTime) -> TaskDetail:
+def reschedule_task(request: Request, session: Db, principal: Operator, task_id: UUID, body: NewTime) -> TaskDetail:
     """A task that has not started runs at another time."""
     ledger = _ledger(request)
     delay = None if body.delay_seconds is None else timedelta(seconds=body.delay_seconds)
@@ -225,6 +242,22 @@ def reschedule_task(request: Request, session: Db, principal: Admin, task_id: UU
         connection = driver_connection(session.connection())
         operate.reschedule(connection, ledger, task_id, who=principal.name, run_at=body.run_at, delay=delay)
         answer = _detail(connection, ledger, task_id)
+    wake(session)
+    return answer
+
+
+@routes.post("/{task_id}/edit", status_code=201, response_model=TaskDetail)
+def edit_task(request: Request, session: Db, once: AdminOnce, task_id: UUID, body: OtherCall) -> Response:
+    """A new task with other arguments is otherwise what a dead or cancelled one was. The old one stays as it ended."""
+    ledger = _ledger(request)
+    with session.begin():
+        if (known := once.recall(session)) is not None:
+            return known
+        connection = driver_connection(session.connection())
+        new = operate.edit_and_retry(
+            connection, ledger, task_id, who=once.principal.name, args=body.args, kwargs=body.kwargs
+        )
+        answer = once.keep(session, 201, _detail(connection, ledger, new))
     wake(session)
     return answer
 

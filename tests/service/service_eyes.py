@@ -51,6 +51,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/endpoints/{endpoint_id}/replay": {"since": "2026-01-01T00:00:00Z", "until": "2026-02-01T00:00:00Z"},
     "/v1/tasks/{task_id}/cancel": {"reason": "r"},
     "/v1/tasks/{task_id}/reschedule": {"run_at": "2027-01-01T00:00:00Z"},
+    "/v1/tasks/{task_id}/edit": {"args": [1], "kwargs": {"a": [2]}},
     "/v1/bulk-actions": {
         "action": "reschedule", "query": "actor:a", "reason": "r", "run_at": "2027-01-01T00:00:00Z", "rate": 5,
     },

@@ -141,6 +141,8 @@ WRONG: dict[str, list[Any]] = {
     "other_4xx": [*LINE, "", "Retry", "ignore"],
     "notify": EMAIL,
     "signature": [*LINE, "", "v2", "V1"],
+    "args": [MARK, 7, True, {}, [f"{MARK}\x00"], [{"a": f"{MARK}\ud800"}], [{f"{MARK}\x00": 1}]],
+    "kwargs": [MARK, 7, True, [], DEEP, {"a": f"{MARK}\x00"}, {"a": [f"{MARK}\ud800"]}, {f"{MARK}\x00": 1}],
     "action": [*LINE, "", "Retry", MARK],
     "query": [*TEXT, "", f"{MARK}:x", f'{MARK}"x', f"state:{MARK}", f"since:{MARK}", "args:1"],
     "rate": [*NUMBER, 0, 100_001],
