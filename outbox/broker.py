@@ -259,11 +259,14 @@ class _Shift(Middleware):
     """A worker process's shift: the station opens before its consumers and closes after its threads."""
 
     def before_worker_boot(self, broker: Any, worker: Any) -> None:
+        from outbox import capture
         from outbox.sentry import leave_to_the_integration
         from outbox.station import Station
         from outbox.turns import Turns
 
         leave_to_the_integration()
+        if broker.settings.capture_logs:
+            capture.begin()
         broker.station = Station(
             broker.ledger, broker.connect, broker.engine, threads=worker.worker_threads, lease=broker.settings.lease,
             wake=broker._waker.wake, tend=lambda: _tend(worker),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -80,6 +82,8 @@ class Run:
     delivery: Any = None
     #: Its span, where it is traced.
     traced: Attempt | None = None
+    #: What it logged last, as records.
+    logged: deque[logging.LogRecord] | None = None
     _session: Session | None = None
     _cancel: bool = False
 

@@ -100,6 +100,10 @@ class Settings(BaseSettings):
         "-name for one of the usual names that may be shown",
     )
 
+    capture_logs: bool = Field(
+        default=True, description="keep the last lines that an actor logged with an attempt that did not succeed"
+    )
+
     history_days: int = Field(default=30, ge=1, description="days that succeeded and cancelled tasks are kept")
     dead_days: int = Field(default=180, ge=1, description="days that dead tasks are kept")
     shutdown_grace: Duration = Field(default=timedelta(seconds=30), description="time that SIGTERM leaves to what runs")

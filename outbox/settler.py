@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 
+from outbox import capture
 from outbox.enqueue import row_of
 from outbox.ledger import Conn, Failure, Finished, Ledger
 from outbox.logs import get_logger
@@ -159,12 +160,12 @@ def record(conn: Conn, ledger: Ledger, runs: Sequence[Run]) -> dict[UUID, str]:
     if wins := [done for _, done, outcome in ended if outcome.name == "succeeded"]:
         became |= dict.fromkeys(ledger.record_successes(conn, wins), "succeeded")
     again = [
-        _failure(done, outcome)
-        for _, done, outcome in ended
+        _failure(run, done, outcome)
+        for run, done, outcome in ended
         if outcome.name != "succeeded" and outcome.wait is not None
     ]
-    over = [_failure(done, outcome) for _, done, outcome in ended if outcome.name == "dead"]
-    stopped = [_failure(done, outcome) for _, done, outcome in ended if outcome.name == "cancelled"]
+    over = [_failure(run, done, outcome) for run, done, outcome in ended if outcome.name == "dead"]
+    stopped = [_failure(run, done, outcome) for run, done, outcome in ended if outcome.name == "cancelled"]
     if again:
         settled = set(ledger.record_again(conn, again))
         became |= {f.run.id: f.outcome for f in again if f.run.id in settled}
@@ -202,6 +203,7 @@ def _finished(run: Run) -> Finished:
     return Finished(run.task_id, run.run_id, finished - (run.started or finished), now - finished)
 
 
-def _failure(run: Finished, outcome: Outcome) -> Failure:
+def _failure(run: Run, done: Finished, outcome: Outcome) -> Failure:
     wait = None if outcome.wait is None else min(max(outcome.wait, 0.0), LONGEST)
-    return Failure(run, outcome.name, outcome.error, outcome.traceback, wait, outcome.counts)
+    logs = capture.told(run) if run.logged else None
+    return Failure(done, outcome.name, outcome.error, outcome.traceback, wait, outcome.counts, logs)
