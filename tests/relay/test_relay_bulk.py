@@ -31,6 +31,12 @@ create function slow_audit() returns trigger language plpgsql as $$ begin perfor
 create trigger slow_audit after insert on outbox.audit for each statement execute function slow_audit();
 """
 
+CARRIERS = """
+select count(*)
+from pg_stat_activity
+where application_name = 'outbox relay carrier' and datname = current_database()
+"""
+
 IN_THE_MIDDLE = """
 select count(*)
 from pg_stat_activity
@@ -67,9 +73,10 @@ def test_a_relay_killed_in_the_middle_of_a_batch_repeats_nothing_and_skips_nothi
 ) -> None:
     """Two relays, two acts, one SIGKILL while both are between the act and the commit; a third relay comes."""
     ids = dead(outbox, 1_800) + dead(outbox, 1_800, queue="news")
-    acts = [begun(outbox, "retry", "queue:mail"), begun(outbox, "retry", "queue:news")]
     outbox.conn.execute(SLOW_AUDIT)
     relays = [launch(), launch()]
+    await_that(lambda: outbox.conn.execute(CARRIERS).fetchall() == [(2,)])
+    acts = [begun(outbox, "retry", "queue:mail"), begun(outbox, "retry", "queue:news")]
     await_that(lambda: outbox.conn.execute(IN_THE_MIDDLE).fetchall() == [(2,)], pace=timedelta(milliseconds=2))
     relays[0].kill()
     launch()
