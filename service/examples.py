@@ -202,6 +202,22 @@ _ATTEMPT = {
     "traceback": None,
     "started_at": "2026-11-25T08:00:00.120Z",
     "finished_at": "2026-11-25T08:00:01.480Z",
+    "failure": "5b1c0e7a92d4",
+    "logs": "08:00:01.479Z WARNING actors.mail: mailbox busy",
+}
+_FAILURE = {
+    "failure": "5b1c0e7a92d4",
+    "error": "SMTPError: 450 mailbox busy",
+    "actors": ["send_mail"],
+    "count": 31,
+    "at_least": False,
+    "dead": 19,
+    "retrying": 12,
+    "first_at": "2026-11-25T06:12:08Z",
+    "last_at": "2026-11-25T08:00:01.480Z",
+    "hours": [*[0] * 22, 11, 20],
+    "example": _MAIL,
+    "query": "failure:5b1c0e7a92d4",
 }
 
 
@@ -407,6 +423,12 @@ ANSWERS: dict[tuple[str, int], Any] = {
     ),
     ("cancel_task", 202): _detail(state="running", started_at="2026-11-25T08:00:31.200Z", cancel_requested=True),
     ("reschedule_task", 200): _detail(due_at="2030-01-31T12:00:00Z"),
+    ("list_failures", 200): {"items": [_FAILURE]},
+    ("read_failure", 200): {
+        **_FAILURE,
+        "traceback": 'Traceback (most recent call last):\n  File "/app/actors/mail.py", line 90, in send_mail\n…',
+        "logs": _ATTEMPT["logs"],
+    },
     ("begin_bulk_action", 202): _BULK,
     ("begin_bulk_action", 200): {
         "query": 'state:dead actor:send_mail error:"timed out" since:2h',

@@ -80,7 +80,7 @@ class TaskItem(BaseModel):
 
 
 class TaskAttempt(BaseModel):
-    """One run that ended."""
+    """One run that ended. Of one that failed, `failure` names its kind, and `logs` are the last lines that it logged."""
 
     model_config = ConfigDict(from_attributes=True, extra="forbid")
 
@@ -91,6 +91,8 @@ class TaskAttempt(BaseModel):
     traceback: str | None
     started_at: datetime | None
     finished_at: datetime | None
+    failure: str | None
+    logs: str | None
 
 
 class TaskWhy(BaseModel):

@@ -55,6 +55,8 @@ NEEDS: dict[tuple[str, str], Role | None] = {
     ("post", "/v1/tasks/{task_id}/cancel"): "operator",
     ("post", "/v1/tasks/{task_id}/reschedule"): "operator",
     ("post", "/v1/tasks/{task_id}/edit"): "admin",
+    ("get", "/v1/failures"): "reader",
+    ("get", "/v1/failures/{failure}"): "reader",
     ("post", "/v1/bulk-actions"): "operator",
     ("get", "/v1/bulk-actions"): "operator",
     ("get", "/v1/bulk-actions/{bulk_id}"): "operator",

@@ -37,6 +37,20 @@ def test_a_task_is_shown_with_its_attempts(api: TestClient, database: Database) 
     assert [(each["outcome"], each["error"]) for each in dead["attempts"]] == [("failed", "SMTPError: no such mailbox")]
 
 
+def test_failures_are_listed_by_their_kind_each_with_an_example(api: TestClient, database: Database) -> None:
+    for _ in range(2):
+        OneRun(database, task_id := enqueue(api)).die()
+    (listed,) = api.get("/v1/failures").json()["items"]
+    assert (listed["count"], listed["dead"], listed["actors"], listed["example"]) == (2, 2, ["send_mail"], task_id)
+    one = api.get(f"/v1/failures/{listed['failure']}").json()
+    assert (one["error"], one["traceback"], one["logs"]) == ("SMTPError: no such mailbox", "Traceback ...", None)
+    assert len(api.get("/v1/tasks", params={"q": listed["query"]}).json()["items"]) == 2
+    assert api.get(f"/v1/tasks/{task_id}").json()["attempts"][0]["failure"] == listed["failure"]
+    assert api.get("/v1/failures", params={"since": "2030-01-01T00:00:00Z"}).json() == {"items": []}
+    for unknown in ("0" * 12, "x"):
+        assert api.get(f"/v1/failures/{unknown}").status_code == 404
+
+
 def test_a_task_says_why_it_does_not_run_and_what_mends_it(api: TestClient, database: Database) -> None:
     task_id = enqueue(api)
 
