@@ -13,7 +13,7 @@ from outbox.cli.options import Json
 from outbox.cli.show import Column
 from outbox.cli.times import ago
 
-__all__ = ["join"]
+__all__ = ["WORKERS", "join"]
 
 
 def join(root: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def workers(json: Json = False) -> None:
     with opened() as door:
         found = door.reader.workers(door.conn)
     if json:
-        show.document({"items": found})
+        show.document({"items": [{**show.fields(each), "alive": each.alive} for each in found]})
         return
     show.table(found, WORKERS, empty="No process lives: start outbox relay, outbox worker, outbox scheduler.")
 

@@ -11,7 +11,7 @@ from outbox.cli.door import opened, whoever
 from outbox.cli.options import Json, Who
 from outbox.cli.show import Column
 
-__all__ = ["join"]
+__all__ = ["COLUMNS", "join"]
 
 queues = typer.Typer(invoke_without_command=True, help="Queues: what waits in each; pause and resume.")
 Name = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")]

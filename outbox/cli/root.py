@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from outbox.cli import bulks, database, doctor, failures, figures, processes, purge, queues, schedules, tasks
+from outbox.cli import (
+    audit,
+    bulks,
+    concerns,
+    database,
+    doctor,
+    failures,
+    figures,
+    processes,
+    purge,
+    queues,
+    schedules,
+    tasks,
+    top,
+)
 from outbox.cli.door import given
 from outbox.cli.exits import EPILOG, Exit, Told, tell, told_of
 
@@ -79,5 +93,7 @@ def command() -> Any:
     return typer.main.get_command(root)
 
 
-for each in (processes, database, tasks, bulks, queues, schedules, failures, figures, doctor, purge):
+for each in (
+    *(processes, database, concerns, top, tasks, bulks, queues, schedules, failures, figures, audit, doctor, purge),
+):
     each.join(root)

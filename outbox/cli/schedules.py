@@ -47,6 +47,27 @@ def list_(json: Json = False) -> None:
     show.table(found, COLUMNS, empty="No schedule is declared: start outbox scheduler with --app MODULE.")
 
 
+@schedules.command("show")
+def show_(name: Name, json: Json = False) -> None:
+    """Show a schedule: its next fires, and its last, the newest first.
+
+    Columns of the last: fire, outcome, fired, the task's id.
+    """
+    from outbox.cron import ScheduleNotFound, next_fires
+
+    with opened() as door:
+        found = next((each for each in door.reader.schedules(door.conn) if each.name == name), None)
+        if found is None:
+            raise ScheduleNotFound(f"No schedule is named {name!r}.")
+        fires, following = door.reader.fires(door.conn, name), next_fires(found, door.reader.now(door.conn))
+    told = {**show.fields(found), "next_fire_at": next(iter(following), None), "next_fires": following}
+    if json:
+        show.document({**told, "fires": fires})
+        return
+    show.record({**told, "next_fires": " ".join(each.isoformat() for each in following)})
+    show.table(fires, FIRES, empty="It has not fired yet.")
+
+
 @schedules.command()
 def run(name: Name, who: Who = None, json: Json = False) -> None:
     """Enqueue the schedule's task now, beside its calendar. Prints the task's id."""
@@ -86,11 +107,9 @@ def resume(name: Name, who: Who = None, json: Json = False) -> None:
 
 def _next(schedule: ScheduleView) -> datetime | None:
     """The next fire, as the scheduler will reckon it."""
-    from outbox.calendar import calendar_of
+    from outbox.cron import next_fires
 
-    if schedule.paused or schedule.retired:
-        return None
-    return next(iter(calendar_of(schedule.cron, schedule.zone).after(now())), None)
+    return next(iter(next_fires(schedule, now(), count=1)), None)
 
 
 def _state(schedule: ScheduleView) -> str:
@@ -107,4 +126,11 @@ COLUMNS = (
     Column("last fire", lambda s: s[0].last_fire_at),
     Column("outcome", lambda s: s[0].last_outcome),
     Column("next fire", lambda s: s[1]),
+)
+
+FIRES = (
+    Column("fire", lambda f: f.fire_at),
+    Column("outcome", lambda f: f.outcome),
+    Column("fired", lambda f: f.fired_at),
+    Column("task", lambda f: f.task_id),
 )

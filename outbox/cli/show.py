@@ -17,9 +17,10 @@ from outbox.cli.times import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 __all__ = [
-    "Column", "age", "block", "document", "fields", "note", "on_terminal", "plain", "progress", "record", "state",
+    "Column", "age", "block", "document", "fields", "grid", "note", "on_terminal", "plain", "progress", "record", "state",
     "table", "unsteered",
 ]  # fmt: skip
 
@@ -52,10 +53,19 @@ def table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str) -> None
         for row in rows:
             sys.stdout.write("\t".join(plain(column.value(row)) for column in columns) + "\n")
         return
+    console = _stdout()
+    drawn = grid(rows, columns, width=console.width)
+    if drawn.row_count:
+        console.print(drawn)
+    else:
+        note(empty)
+
+
+def grid(rows: Iterable[Any], columns: Sequence[Column], *, width: int) -> Table:
+    """The table as a terminal of that width shows it."""
     from rich.table import Table
 
-    console = _stdout()
-    columns = [column for column in columns if column.width <= console.width]
+    columns = [column for column in columns if column.width <= width]
     drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         drawn.add_column(
@@ -63,10 +73,7 @@ def table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str) -> None
         )
     for row in rows:
         drawn.add_row(*(_human(column, row) for column in columns))
-    if drawn.row_count:
-        console.print(drawn)
-    else:
-        note(empty)
+    return drawn
 
 
 def record(fields: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from outbox.cli.bulk import Asked, options
 from outbox.cli.bulks import in_background
 from outbox.cli.completion import completed
 from outbox.cli.door import Door, now, opened
+from outbox.cli.edit import edit
 from outbox.cli.exits import Exit, Trouble
 from outbox.cli.options import DryRun, Json, Who, Yes
 from outbox.cli.show import Column
@@ -89,7 +90,8 @@ def list_(
     with opened() as door:
         found, following = _some(door, query, cursor, limit)
         if json:
-            show.document({"items": found, "next_cursor": following})
+            items = [{**show.fields(each), "trace_id": each.trace_id} for each in found]
+            show.document({"items": items, "next_cursor": following})
             return
         show.table(found, COLUMNS, empty="No task fits.")
     if following:
@@ -215,6 +217,9 @@ def reschedule(
     )
 
 
+tasks.command()(edit)
+
+
 # ---------------------------------------------------------------------- the acts
 
 UNFINISHED: tuple[PublicState, ...] = ("scheduled", "waiting", "pending", "published", "running", "retrying")
@@ -302,13 +307,14 @@ def _say_attempt(number: int, attempt: AttemptView) -> None:
         "  finished": attempt.finished_at,
         "  took": took,
         "  error": attempt.error,
+        "  failure": attempt.failure,
     }
     if not show.on_terminal():
-        show.record({**fields, "  traceback": attempt.traceback})
+        show.record({**fields, "  traceback": attempt.traceback, "  logs": attempt.logs})
         return
     show.record(fields)
-    if attempt.traceback:
-        show.block(attempt.traceback)
+    for text in filter(None, (attempt.traceback, attempt.logs)):
+        show.block(text)
 
 
 def _states() -> list[str]:
