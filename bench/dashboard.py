@@ -58,6 +58,13 @@ from generate_series(date_trunc('minute', clock_timestamp()) - interval '7 days'
 cross join generate_series(1, 10) a
 """
 
+QUARTERS = """
+insert into outbox.quarter (quarter, actor, queue, succeeded, dead, waits, runs)
+select q, 'actor_' || a, 'bench', 7500, a, '{"12": 4500, "20": 2250, "30": 750}', '{"8": 7500}'
+from generate_series(date_bin('15 minutes', clock_timestamp(), 'epoch') - interval '7 days', clock_timestamp(), '15 minutes') q
+cross join generate_series(1, 10) a
+"""
+
 RETRYING = """
 update outbox.task set state = 'scheduled', failures = 1, due_at = due_at + interval '1 hour', reason = 'ValueError'
 where id in (select id from outbox.task limit %s)
@@ -93,6 +100,7 @@ def _fill(conn: psycopg.Connection[Any], finished: int, pending: int, dead: int)
     conn.execute(RETRYING, [pending // 20])
     conn.execute(DEAD, [dead])
     conn.execute(MINUTES)
+    conn.execute(QUARTERS)
     conn.execute("vacuum (analyze) outbox.task, outbox.dead, outbox.minute")
 
 

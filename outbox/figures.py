@@ -6,38 +6,38 @@ A row a minute, actor and queue; each relay makes the same ones from the tables 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from outbox.ledger import Conn
 
-__all__ = ["MINUTE", "Figures", "Moment", "Totals"]
+__all__ = ["MINUTE", "QUARTER", "Figures", "Moment", "Span", "Totals"]
 
-MINUTE = timedelta(minutes=1)
+MINUTE, QUARTER = timedelta(minutes=1), timedelta(minutes=15)
+#: Spans from this on are read by the quarter of an hour, where their steps allow it.
+LONG = timedelta(hours=12)
 
 
 @dataclass(slots=True)
 class _Sum:
-    """What was counted, and the histograms of what succeeded."""
+    """What was counted, and the histogram of how long what succeeded had waited for it."""
 
     succeeded: int = 0
     dead: int = 0
     cancelled: int = 0
     failures: int = 0
-    waits: Counter[int] = field(default_factory=Counter)
-    runs: Counter[int] = field(default_factory=Counter)
+    waits: dict[str, int] = field(default_factory=dict)
 
-    def add(self, row: Sequence[Any]) -> None:
-        succeeded, dead, cancelled, failures, waits, runs = row
-        self.succeeded += succeeded
-        self.dead += dead
-        self.cancelled += cancelled
-        self.failures += failures
-        self.waits.update(_counted(waits))
-        self.runs.update(_counted(runs))
+    def add(self, row: _Row) -> None:
+        self.succeeded += row.succeeded
+        self.dead += row.dead
+        self.cancelled += row.cancelled
+        self.failures += row.failures
+        waits = self.waits
+        for bucket, number in row.waits.items():
+            waits[bucket] = waits.get(bucket, 0) + number
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,29 @@ class Totals:
         return self.succeeded + self.dead + self.cancelled
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A span of time: every step of it, and each actor and queue of which something ended, the busiest first."""
+
+    series: list[Moment]
+    actors: list[Totals]
+    queues: list[Totals]
+
+
 class Figures:
     """The statements, bound to a schema."""
 
     def __init__(self, schema: str = "outbox") -> None:
         self.schema = schema
+
+    def look(self, conn: Conn, *, since: datetime, until: datetime, step: timedelta = MINUTE) -> Span:
+        """All of a span at once. `step` is whole minutes; spans from half a day on are read by the quarter of an hour."""
+        rows = self._read(conn, since, until, step)
+        return Span(
+            _series(rows, _floor(since, step), until, step),
+            _totals(rows, by=lambda row: row.actor),
+            _totals(rows, by=lambda row: row.queue),
+        )
 
     def series(
         self,
@@ -91,42 +109,76 @@ class Figures:
         actor: str | None = None,
         queue: str | None = None,
     ) -> list[Moment]:
-        """Every step from `since` to `until`, also those in which nothing ended. `step` is whole minutes."""
-        first = _floor(since, step)
-        sums: dict[datetime, _Sum] = {}
-        for minute, *row in self._rows(conn, SERIES, since=first, until=until, actor=actor, queue=queue):
-            sums.setdefault(_floor(minute, step), _Sum()).add(row)
-        nothing = _Sum()
-        steps = range(math.ceil((until - first) / step))
-        return [_moment(at, sums.get(at, nothing), until, step) for at in (first + number * step for number in steps)]
+        """Every step from `since` to `until`, also those in which nothing ended."""
+        rows = [
+            row
+            for row in self._read(conn, since, until, step)
+            if actor in (None, row.actor) and queue in (None, row.queue)
+        ]
+        return _series(rows, _floor(since, step), until, step)
 
     def by_actor(self, conn: Conn, *, since: datetime) -> list[Totals]:
-        """Each actor of which something ended since that minute, the busiest first."""
-        return self._by(conn, BY_ACTOR, since)
+        """Each actor of which something ended since then, the busiest first."""
+        return _totals(self._read(conn, since, None, QUARTER), by=lambda row: row.actor)
 
     def by_queue(self, conn: Conn, *, since: datetime) -> list[Totals]:
         """Likewise each queue."""
-        return self._by(conn, BY_QUEUE, since)
-
-    def _by(self, conn: Conn, statement: str, since: datetime) -> list[Totals]:
-        sums: dict[str, _Sum] = {}
-        for name, *row in self._rows(conn, statement, since=_floor(since, MINUTE)):
-            sums.setdefault(name, _Sum()).add(row)
-        found = [Totals(name, *_numbers(each)) for name, each in sums.items()]
-        return sorted(found, key=lambda each: (-each.ended, each.name))
+        return _totals(self._read(conn, since, None, QUARTER), by=lambda row: row.queue)
 
     def write(self, conn: Conn, *, since: datetime, until: datetime) -> int:
-        """Make the rows of these whole minutes anew from what ended in them. Answers how many changed."""
-        return len(self._rows(conn, WRITE, since=_floor(since, MINUTE), until=_floor(until, MINUTE)))
+        """Make the rows of these whole minutes anew from what ended in them, and of their quarters. Answers how many changed."""
+        changed = len(self._rows(conn, WRITE, since=_floor(since, MINUTE), until=_floor(until, MINUTE)))
+        if changed:
+            self._rows(conn, WRITE_QUARTERS, since=_floor(since, QUARTER), until=_floor(until, QUARTER) + QUARTER)
+        return changed
 
     def latest(self, conn: Conn) -> datetime | None:
         """The newest minute that is written."""
         found: datetime | None = self._rows(conn, "select max(minute) from outbox.minute")[0][0]
         return found
 
+    def _read(self, conn: Conn, since: datetime, until: datetime | None, step: timedelta) -> list[_Row]:
+        """What is to be summed: of a long span in long steps, quarters of an hour."""
+        now = until or conn.execute("select clock_timestamp()").fetchall()[0][0]
+        long = now - since >= LONG and step % QUARTER == timedelta(0)
+        statement, grain = (READ_QUARTERS, QUARTER) if long else (READ, MINUTE)
+        first = _floor(since, step if until else grain)
+        return [_Row(*row) for row in self._rows(conn, statement, since=first, until=now)]
+
     def _rows(self, conn: Conn, statement: str, **values: Any) -> list[Any]:
         text = statement if self.schema == "outbox" else statement.replace("outbox.", f"{self.schema}.")
         return conn.execute(text, values, prepare=False).fetchall()
+
+
+class _Row(NamedTuple):
+    """What ended in a minute, or in a quarter of an hour, of an actor and a queue."""
+
+    at: datetime
+    actor: str
+    queue: str
+    succeeded: int
+    dead: int
+    cancelled: int
+    failures: int
+    waits: dict[str, int]
+    runs: dict[str, int]
+
+
+def _series(rows: Sequence[_Row], first: datetime, until: datetime, step: timedelta) -> list[Moment]:
+    sums: dict[datetime, _Sum] = {}
+    for row in rows:
+        sums.setdefault(_floor(row.at, step), _Sum()).add(row)
+    nothing = _Sum()
+    steps = range(math.ceil((until - first) / step))
+    return [_moment(at, sums.get(at, nothing), until, step) for at in (first + number * step for number in steps)]
+
+
+def _totals(rows: Sequence[_Row], *, by: Callable[[_Row], str]) -> list[Totals]:
+    sums: dict[str, _Sum] = {}
+    for row in rows:
+        sums.setdefault(by(row), _Sum()).add(row)
+    found = [Totals(name, *_numbers(each)) for name, each in sums.items()]
+    return sorted(found, key=lambda each: (-each.ended, each.name))
 
 
 def _moment(at: datetime, total: _Sum, until: datetime, step: timedelta) -> Moment:
@@ -138,18 +190,15 @@ def _numbers(total: _Sum) -> tuple[int, int, int, int, timedelta | None, timedel
     return (total.succeeded, total.dead, total.cancelled, total.failures, *quantiles)  # type: ignore[return-value]
 
 
-def _quantile(buckets: Mapping[int, int], share: float) -> timedelta | None:
+def _quantile(waits: Mapping[str, int], share: float) -> timedelta | None:
     """The middle of the bucket in which that share is reached: within 2 ** (1/8), a tenth."""
+    buckets = {int(bucket): number for bucket, number in waits.items()}
     left = math.ceil(share * sum(buckets.values()))
     for bucket in sorted(buckets):
         left -= buckets[bucket]
         if left <= 0:
             return timedelta(milliseconds=2 ** ((bucket + 0.5) / 4))
     return None
-
-
-def _counted(buckets: Mapping[str, int]) -> dict[int, int]:
-    return {int(bucket): number for bucket, number in buckets.items()}
 
 
 def _floor(at: datetime, step: timedelta) -> datetime:
@@ -222,24 +271,65 @@ where (m.succeeded, m.dead, m.cancelled, m.failures)
 returning 1
 """
 
-# Cost of these three: the rows of those minutes.
-SERIES = """
-select m.minute, m.succeeded, m.dead, m.cancelled, m.failures, m.waits, m.runs
+# Cost: the rows of those quarters' minutes. A quarter is a sum of its minutes.
+WRITE_QUARTERS = """
+with minutes as materialized (
+    select date_bin('15 minutes', m.minute, 'epoch') as quarter, m.actor, m.queue, m.succeeded, m.dead, m.cancelled, m.failures,
+        m.waits, m.runs
+    from outbox.minute m
+    where m.minute >= %(since)s
+    and m.minute < %(until)s
+),
+waited as (
+    select w.quarter, w.actor, w.queue, jsonb_object_agg(w.key, w.number) as waits
+    from (
+        select m.quarter, m.actor, m.queue, e.key, sum(e.value::integer) as number
+        from minutes m, jsonb_each_text(m.waits) e
+        group by 1, 2, 3, 4
+    ) w
+    group by 1, 2, 3
+),
+ran as (
+    select r.quarter, r.actor, r.queue, jsonb_object_agg(r.key, r.number) as runs
+    from (
+        select m.quarter, m.actor, m.queue, e.key, sum(e.value::integer) as number
+        from minutes m, jsonb_each_text(m.runs) e
+        group by 1, 2, 3, 4
+    ) r
+    group by 1, 2, 3
+),
+made as (
+    select m.quarter, m.actor, m.queue, sum(m.succeeded)::integer as succeeded, sum(m.dead)::integer as dead,
+        sum(m.cancelled)::integer as cancelled, sum(m.failures)::integer as failures
+    from minutes m
+    group by 1, 2, 3
+)
+insert into outbox.quarter as q (quarter, actor, queue, succeeded, dead, cancelled, failures, waits, runs)
+select a.quarter, a.actor, a.queue, a.succeeded, a.dead, a.cancelled, a.failures, coalesce(w.waits, '{}'),
+    coalesce(r.runs, '{}')
+from made a
+left join waited w using (quarter, actor, queue)
+left join ran r using (quarter, actor, queue)
+order by a.quarter, a.actor, a.queue
+on conflict (quarter, actor, queue) do update
+set succeeded = excluded.succeeded, dead = excluded.dead, cancelled = excluded.cancelled, failures = excluded.failures,
+    waits = excluded.waits, runs = excluded.runs
+where (q.succeeded, q.dead, q.cancelled, q.failures)
+    is distinct from (excluded.succeeded, excluded.dead, excluded.cancelled, excluded.failures)
+returning 1
+"""
+
+# Cost of these two: the rows of that span.
+READ = """
+select m.minute, m.actor, m.queue, m.succeeded, m.dead, m.cancelled, m.failures, m.waits, m.runs
 from outbox.minute m
 where m.minute >= %(since)s
 and m.minute < %(until)s
-and (%(actor)s::text is null or m.actor = %(actor)s::text)
-and (%(queue)s::text is null or m.queue = %(queue)s::text)
 """
 
-BY_ACTOR = """
-select m.actor, m.succeeded, m.dead, m.cancelled, m.failures, m.waits, m.runs
-from outbox.minute m
-where m.minute >= %(since)s
-"""
-
-BY_QUEUE = """
-select m.queue, m.succeeded, m.dead, m.cancelled, m.failures, m.waits, m.runs
-from outbox.minute m
-where m.minute >= %(since)s
+READ_QUARTERS = """
+select q.quarter, q.actor, q.queue, q.succeeded, q.dead, q.cancelled, q.failures, q.waits, q.runs
+from outbox.quarter q
+where q.quarter >= %(since)s
+and q.quarter < %(until)s
 """

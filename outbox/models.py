@@ -196,20 +196,26 @@ dead = Table(
     Index("dead_failure", text("((attempts -> '-1'::integer) ->> 'failure'::text)")),
 )
 
+
+def _figures(step: str) -> list[C[Any]]:
+    return [
+        C(step, Instant, primary_key=True),
+        C("actor", Text, primary_key=True),
+        C("queue", Text, primary_key=True),
+        C("succeeded", Integer, nullable=False, server_default=text("0")),
+        C("dead", Integer, nullable=False, server_default=text("0")),
+        C("cancelled", Integer, nullable=False, server_default=text("0")),
+        C("failures", Integer, nullable=False, server_default=text("0")),
+        C("waits", JSONB, nullable=False, server_default=text("'{}'")),
+        C("runs", JSONB, nullable=False, server_default=text("'{}'")),
+    ]
+
+
 #: What ended in each minute, by actor and queue. `waits` and `runs` count succeeded tasks by a bucket of how long they took.
-minute = Table(
-    "minute",
-    metadata,
-    C("minute", Instant, primary_key=True),
-    C("actor", Text, primary_key=True),
-    C("queue", Text, primary_key=True),
-    C("succeeded", Integer, nullable=False, server_default=text("0")),
-    C("dead", Integer, nullable=False, server_default=text("0")),
-    C("cancelled", Integer, nullable=False, server_default=text("0")),
-    C("failures", Integer, nullable=False, server_default=text("0")),
-    C("waits", JSONB, nullable=False, server_default=text("'{}'")),
-    C("runs", JSONB, nullable=False, server_default=text("'{}'")),
-)
+minute = Table("minute", metadata, *_figures("minute"))
+
+#: The same of each quarter of an hour.
+quarter = Table("quarter", metadata, *_figures("quarter"))
 
 #: One row a queue: its epoch in the broker, whether it is paused, and since when and by whom.
 queue = Table(

@@ -37,7 +37,7 @@ class Plan:
 class Step:
     """One step done. `busy`: somebody held the lock all the while; the next purge tries again."""
 
-    what: Literal["partition", "default", "dead", "audit", "minute"]
+    what: Literal["partition", "default", "dead", "audit", "minute", "quarter", "bulk"]
     name: str
     outcome: Literal["dropped", "busy", "deleted"]
     rows: int = 0
@@ -65,8 +65,12 @@ def purge(conn: Conn, ledger: Ledger, plan: Plan, *, pause: Callable[[float], No
         yield Step("dead", "dead", "deleted", rows)
     while rows := _purge(conn, PURGE_AUDIT, ledger.schema, "audit", plan.dead_before):
         yield Step("audit", "audit", "deleted", rows)
-    while rows := _purge(conn, PURGE_MINUTE, ledger.schema, "minute", plan.dead_before):
+    while rows := _purge(conn, PURGE_MINUTE, ledger.schema, "minute", plan.history_before):
         yield Step("minute", "minute", "deleted", rows)
+    while rows := _purge(conn, PURGE_QUARTER, ledger.schema, "quarter", plan.dead_before):
+        yield Step("quarter", "quarter", "deleted", rows)
+    while rows := _purge(conn, PURGE_BULK, ledger.schema, "bulk", plan.dead_before):
+        yield Step("bulk", "bulk", "deleted", rows)
 
 
 def _purge(conn: Conn, statement: str, schema: str, table: str, before: datetime) -> int:
@@ -130,8 +134,18 @@ where a.id = any(array(
     limit %(limit)s))
 """
 
-# Figures are small: they are kept as long as what people did.
+# Figures of minutes are kept as long as the history that they were made of, of quarters of an hour as long as what people did.
 PURGE_MINUTE = """
 delete from {0} m
 where m.ctid = any(array(select old.ctid from {0} old where old.minute < %(before)s limit %(limit)s))
+"""
+
+PURGE_QUARTER = """
+delete from {0} q
+where q.ctid = any(array(select old.ctid from {0} old where old.quarter < %(before)s limit %(limit)s))
+"""
+
+PURGE_BULK = """
+delete from {0} b
+where b.ctid = any(array(select old.ctid from {0} old where old.finished_at < %(before)s limit %(limit)s))
 """

@@ -50,7 +50,7 @@ class Outbox:
             self._delete_all()
 
     def _delete_all(self) -> None:
-        for name in ("task", "history", "dead", "queue", "worker", "fire", "schedule", "audit", "minute", "bulk"):
+        for name in ("task", "history", "dead", "queue", "worker", "fire", "schedule", "audit", "minute", "quarter", "bulk"):
             self.conn.execute(sql.SQL("delete from {}").format(sql.Identifier(self.schema, name)))
 
     def connect(self) -> Conn:

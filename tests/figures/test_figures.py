@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -202,3 +203,22 @@ def _rows_read(node: dict[str, Any]) -> int:
             node["Actual Rows"] + node.get("Rows Removed by Index Recheck", 0) + node.get("Rows Removed by Filter", 0)
         )
     return own + sum(_rows_read(each) for each in node.get("Plans", ()))
+
+
+def test_a_quarter_of_an_hour_is_the_sum_of_its_minutes_and_a_long_span_is_read_by_it(outbox: Outbox) -> None:
+    at = FIGURES.series(outbox.conn, since=NOON, until=NOON + timedelta(hours=1), step=15 * MINUTE)[0].at
+    for number in range(15):
+        ended(outbox, at + number * MINUTE, took=(number + 1) * MILLISECOND)
+    ended(outbox, at + 3 * MINUTE, state="dead", failures=2, actor="other")
+    FIGURES.write(outbox.conn, since=at, until=at + 15 * MINUTE)
+    day = {"since": at - timedelta(hours=23), "until": at + 15 * MINUTE}
+    long = FIGURES.look(outbox.conn, **day, step=15 * MINUTE)
+    minutes = FIGURES.series(outbox.conn, since=at, until=at + 15 * MINUTE, step=15 * MINUTE)
+    assert replace(long.series[-1], open=False) == replace(minutes[0], open=False)
+    assert [(each.name, each.ended) for each in long.actors] == [("send_mail", 15), ("other", 1)]
+    assert [(each.name, each.ended, each.failures) for each in long.queues] == [("mail", 16, 2)]
+    outbox.conn.execute("delete from outbox.minute")
+    assert FIGURES.look(outbox.conn, **day, step=15 * MINUTE) == long
+    ended(outbox, at + 3 * MINUTE, times=2)
+    FIGURES.write(outbox.conn, since=at, until=at + 15 * MINUTE)
+    assert FIGURES.look(outbox.conn, **day, step=15 * MINUTE).series[-1].succeeded == 17

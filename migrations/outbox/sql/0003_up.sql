@@ -13,6 +13,11 @@ create table outbox.minute (
     primary key (minute, actor, queue)
 );
 
+-- The same of each quarter of an hour: what a chart of a week reads.
+create table outbox.quarter (like outbox.minute including defaults including constraints);
+alter table outbox.quarter rename column minute to quarter;
+alter table outbox.quarter add primary key (quarter, actor, queue);
+
 -- Rows of a partition come in the order of their end: a few pages an hour say where each begins.
 create index history_finished on outbox.history using brin (finished_at)
     with (pages_per_range = 32, autosummarize = on);

@@ -37,7 +37,8 @@ def show(ask: Ask) -> Page:
     chosen = chosen if chosen in RANGES else "1h"
     figures = Figures(ask.schema)
     since = now - RANGES[chosen].span
-    series = figures.series(ask.conn, since=since, until=now, step=RANGES[chosen].step)
+    seen = figures.look(ask.conn, since=since, until=now, step=RANGES[chosen].step)
+    series = seen.series
     queues = ask.reader.queues(ask.conn)
     known = [panel.concerns for panel in ask.panels if panel.concerns]
     values = {
@@ -49,8 +50,8 @@ def show(ask: Ask) -> Page:
         "ended": [_ended(each) for each in series],
         "speeds": [_speed(each) for each in series],
         "queues": queues,
-        "by_queue": {each.name: each for each in figures.by_queue(ask.conn, since=since)},
-        "actors": figures.by_actor(ask.conn, since=since),
+        "by_queue": {each.name: each for each in seen.queues},
+        "actors": seen.actors,
     }
     return Page("overview.html", "Overview", values)
 
