@@ -18,7 +18,6 @@ import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 
 from outbox.bulk import ABLE, Bulk, Bulks, Found
-from outbox.errors import OutboxError
 from outbox.ledger import Conn, Ledger, cleaned
 from outbox.logs import get_logger
 
@@ -79,7 +78,7 @@ class Carrier:
                 self._meet(conn, bulk, room)
         except (LockNotAvailable, DeadlockDetected):
             self._rests[bulk.id] = time.monotonic() + HELD
-        except (psycopg.Error, OutboxError) as error:
+        except Exception as error:  # whatever it is, it must not hold up the acts behind
             if conn.closed:
                 raise
             self._failed(conn, bulk, error)
