@@ -58,7 +58,7 @@ def _text(each: Any) -> str:
 
 
 def _argument(param: Any) -> str:
-    name = param.metavar or param.name.upper()
+    name = param.metavar or param.name.upper().replace("_", "-")
     if not param.required and not name.startswith("["):
         return f"[{name}…]" if param.nargs == -1 else f"[{name}]"
     return str(name)
