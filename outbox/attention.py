@@ -259,7 +259,7 @@ def _dead(look: _Look) -> Iterator[Concern]:
     if total:
         actor, number, _ = rows[0]
         count, first = Count(min(total, CAP), total > CAP), min(at for _, _, at in rows)
-        told = f"In the last hour died {_tasks(count)}, most of them ({number}) of {actor}."
+        told = f"{_tasks(count)} died in the last hour, most of them ({number}) of {actor}."
         query = Query(states=("dead",), since=DEAD_WITHIN)
         yield Concern(
             "dead_rising", told, "serious" if total >= MANY else "notice", "OutboxDeadRising", first,

@@ -49,7 +49,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Dashboard:
     """An ASGI application to mount under any path. `where`: a SQLAlchemy engine (psycopg 3), a URL, or a `Source`.
 
-    `gate` knows the visitors; without one nobody enters. `panels` are what the application adds. Every page is read on
+    `gate` knows the visitors; without one nobody enters. `panels` are what the application adds; `runbooks`, the address of the
+    page with the runbooks, to which concerns then link. Every page is read on
     one connection, which is given back before it is sent; nothing is changed but by POST, from a page of its own.
     """
 
@@ -60,11 +61,13 @@ class Dashboard:
         gate: Gate | Callable[[HTTPConnection], Awaitable[Visitor | None]] | None = None,
         schema: str = "outbox",
         panels: Sequence[Panel] = (),
+        runbooks: str | None = None,
     ) -> None:
         self._source = connections(where)
         self._gate = gate if isinstance(gate, Gate) else Asked(gate) if gate else Closed()
         self._schema = schema
         self._panels = panels
+        self._runbooks = runbooks
         self._tabs = [*TABS, *(tab for panel in panels for tab in panel.tabs)]
         self._views = {**VIEWS, **{path: view for panel in panels for path, view in panel.views.items()}}
         self._acts = {**ACTS, **{path: act for panel in panels for path, act in panel.acts.items()}}
@@ -139,6 +142,7 @@ class Dashboard:
         leave = self._gate.leaves_by(visitor) if visitor else None
         return {
             "base": base, "here": here, "visitor": visitor, "tabs": self._tabs, "assets": ASSETS, "leave": leave,
+            "runbooks": self._runbooks,
             "may": visitor.may if visitor else lambda _role: False,
         }  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_tasks_that_died_within_the_hour_and_of_which_actor_most(house: Outbox) 
         house.end_dead(house.must_claim(house.add(number), worker))
         found = the_one(house)
         assert (found.cause, found.severity) == ("dead_rising", "serious" if number == 9 else "notice")
-    assert found.told == "In the last hour died 10 tasks, most of them (10) of send_mail."
+    assert found.told == "10 tasks died in the last hour, most of them (10) of send_mail."
     assert found.query == "state:dead since:1h"
     house.conn.execute("update outbox.dead set finished_at = finished_at - interval '2 hours'")
     assert concerns(house) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -54,12 +55,18 @@ def show(ask: Ask) -> Page:
         "facets": list(_facets(ask, query)),
         "offers": list(_offers(ask)),
         "keys": KEYS,
-        "bounded": looks_back_to(query, now) is not None and query.since is None,
+        "bounded": _is_bounded(query, now),
         "look_back": LOOK_BACK.days,
         "next": queried("/tasks", q=line, cursor=found.following),
         "now": now,
     }
     return Page("tasks.html", "Tasks", values)
+
+
+def _is_bounded(query: Query, now: datetime) -> bool:
+    """Whether finished tasks of long ago may have been left out."""
+    finished = not query.states or not {"succeeded", "cancelled"}.isdisjoint(query.states)
+    return finished and query.since is None and looks_back_to(query, now) is not None
 
 
 def _read(line: str) -> tuple[Query, str | None]:
