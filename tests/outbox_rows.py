@@ -19,6 +19,10 @@ from outbox import Task, database, enqueue
 from outbox.ledger import Claimed, Conn, Failure, Finished, Ledger
 
 Row = dict[str, Any]
+#: Those that hold anything, a row after those that name it.
+TABLES = (
+    "task", "history", "dead", "queue", "worker", "fire", "schedule", "audit", "minute", "quarter", "bulk"
+)  # fmt: skip
 
 
 def a_message(*args: Any, actor: str = "send_mail", queue: str = "mail", **kwargs: Any) -> dramatiq.Message[Any]:
@@ -50,7 +54,7 @@ class Outbox:
             self._delete_all()
 
     def _delete_all(self) -> None:
-        for name in ("task", "history", "dead", "queue", "worker", "fire", "schedule", "audit", "minute", "quarter", "bulk"):
+        for name in TABLES:
             self.conn.execute(sql.SQL("delete from {}").format(sql.Identifier(self.schema, name)))
 
     def connect(self) -> Conn:
