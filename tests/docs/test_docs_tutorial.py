@@ -1,6 +1,7 @@
 """docs/tutorial.md, done as it says, on a real PostgreSQL and a real RabbitMQ."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from deploy.local.ports import free_ports
 
 
 @pytest.mark.system
+@pytest.mark.skipif(not shutil.which("curl"), reason="wants curl")
 def test_who_does_what_the_tutorial_says_sees_what_it_shows(
     empty_database_url: str, amqp_url: str, queue_prefix: str, tmp_path: Path
 ) -> None:
