@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -71,9 +72,14 @@ where id in (select id from outbox.task limit %s)
 """
 
 
+#: Pages that are open at once, while tasks come; and how many tasks come, one after the other.
+OPEN, CHANGES = 50, 20
+
+
 def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
     finished, pending, dead = (500_000, 50_000, 10_000) if quick else (9_000_000, 900_000, 100_000)
     series = {name: Series(f"{name}: p95", "ms", at_most=200) for name in PAGES}
+    seen = Series(f"a new task is seen in {OPEN} open pages: p95", "ms", at_most=1000)
     with ground.round() as here:
         with here.connect() as conn:
             _fill(conn, finished, pending, dead)
@@ -83,14 +89,16 @@ def measure(ground: Ground, *, rounds: int, quick: bool) -> Report:
             for _ in range(rounds):
                 for name, path in PAGES.items():
                     series[name].values.append(_p95(client, path.format(**names)))
+                seen.values.append(quantile(asyncio.run(_seen(here, port)), 0.95) * 1000)
     return Report(
         f"Dashboard: each page over {finished + pending + dead:,} tasks",
         [
             f"{finished:,} succeeded in today's partition, {pending:,} pending and retrying, {dead:,} dead, ten actors' figures of "
             "a week",
             f"one uvicorn process, one client, {TIMES} requests a page in each round, the first ones not counted",
+            f"{OPEN} streams of five pages; from the commit of each of {CHANGES} tasks to the frame that shows it",
         ],
-        list(series.values()),
+        [*series.values(), seen],
     )
 
 
@@ -144,3 +152,40 @@ def _p95(client: httpx2.Client, path: str) -> float:
         if number >= 3:
             taken.append((time.perf_counter() - began) * 1000)
     return quantile(taken, 0.95)
+
+
+async def _seen(here: Field, port: int) -> list[float]:
+    """Seconds from each commit to each open list of tasks."""
+    pages = ["/tasks", "/", "/tasks?q=queue:bench", "/queues", "/processes"]
+    heard: dict[int, dict[str, float]] = {number: {} for number in range(OPEN)}
+    begun = asyncio.Semaphore(0)
+
+    async def follow(client: httpx2.AsyncClient, number: int) -> None:
+        address = f"/live?at={pages[number % len(pages)]}"
+        async with client.stream("GET", address) as answer:
+            begun.release()
+            async for line in answer.aiter_lines():
+                if line.startswith("data:"):
+                    at = time.perf_counter()
+                    for id in wanted:
+                        if id in line:
+                            heard[number].setdefault(id, at)
+
+    wanted: dict[str, float] = {}
+    limits = httpx2.Limits(max_connections=OPEN + 5)
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, limits=limits) as client:
+        tabs = [asyncio.create_task(follow(client, number)) for number in range(OPEN)]
+        for _ in tabs:
+            await begun.acquire()
+        await asyncio.sleep(2)
+        with here.connect() as conn:
+            for number in range(CHANGES):
+                conn.execute(tasks.PENDING, [number, number])
+                id = (conn.execute("select id from outbox.task order by id desc limit 1").fetchone() or [""])[0]
+                wanted[str(id)] = time.perf_counter()
+                await asyncio.sleep(1.2 + number % 7 / 10)
+        await asyncio.sleep(3)
+        for tab in tabs:
+            tab.cancel()
+    lists = [number for number in range(OPEN) if pages[number % len(pages)] == "/tasks"]
+    return [heard[number].get(id, began + 10) - began for number in lists for id, began in wanted.items()]

@@ -15,7 +15,7 @@ from outbox.calendar import calendar_of
 from outbox.cron import GRACE
 from outbox.ledger import Conn
 from outbox.query import Query
-from outbox.reads import CAP, Count, QueueView, Reader, ScheduleView
+from outbox.reads import Count, QueueView, Reader, ScheduleView
 from outbox.times import spelled
 
 __all__ = ["Concern", "Severity", "attention"]
@@ -28,6 +28,8 @@ LATE, LONG = timedelta(seconds=30), timedelta(minutes=10)
 DEAD_WITHIN, MANY = timedelta(hours=1), 10
 FAILING_WITHIN = timedelta(minutes=15)
 MISSED_WITHIN = timedelta(days=1)
+#: Dead and retrying tasks that are looked at, the newest and those due next: enough to tell that something is wrong, and of whom.
+SAMPLE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +256,11 @@ def _missed(schedule: ScheduleView, now: datetime) -> datetime | None:
 
 
 def _dead(look: _Look) -> Iterator[Concern]:
-    rows = look.rows(DEAD, within=DEAD_WITHIN, more=CAP + 1)
+    rows = look.rows(DEAD, within=DEAD_WITHIN, more=SAMPLE + 1)
     total = sum(number for _, number, _ in rows)
     if total:
         actor, number, _ = rows[0]
-        count, first = Count(min(total, CAP), total > CAP), min(at for _, _, at in rows)
+        count, first = Count(min(total, SAMPLE), total > SAMPLE), min(at for _, _, at in rows)
         told = f"{_tasks(count)} died in the last hour, most of them ({number}) of {actor}."
         query = Query(states=("dead",), since=DEAD_WITHIN)
         yield Concern(
@@ -269,7 +271,7 @@ def _dead(look: _Look) -> Iterator[Concern]:
 
 def _failing(look: _Look) -> Iterator[Concern]:
     """Actors of which at least as many wait for another try as succeeded lately."""
-    for actor, retrying, succeeded in look.rows(FAILING, within=FAILING_WITHIN, more=CAP):
+    for actor, retrying, succeeded in look.rows(FAILING, within=FAILING_WITHIN, more=SAMPLE):
         if retrying >= MANY and retrying >= succeeded:
             told = f"Of {actor} {retrying} tasks failed and wait for another try; {succeeded} succeeded in the last quarter of an hour."
             yield Concern(

@@ -161,7 +161,6 @@ class _Row(NamedTuple):
     cancelled: int
     failures: int
     waits: dict[str, int]
-    runs: dict[str, int]
 
 
 def _series(rows: Sequence[_Row], first: datetime, until: datetime, step: timedelta) -> list[Moment]:
@@ -321,14 +320,14 @@ returning 1
 
 # Cost of these two: the rows of that span.
 READ = """
-select m.minute, m.actor, m.queue, m.succeeded, m.dead, m.cancelled, m.failures, m.waits, m.runs
+select m.minute, m.actor, m.queue, m.succeeded, m.dead, m.cancelled, m.failures, m.waits
 from outbox.minute m
 where m.minute >= %(since)s
 and m.minute < %(until)s
 """
 
 READ_QUARTERS = """
-select q.quarter, q.actor, q.queue, q.succeeded, q.dead, q.cancelled, q.failures, q.waits, q.runs
+select q.quarter, q.actor, q.queue, q.succeeded, q.dead, q.cancelled, q.failures, q.waits
 from outbox.quarter q
 where q.quarter >= %(since)s
 and q.quarter < %(until)s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
@@ -46,13 +46,14 @@ def show(ask: Ask) -> Page:
     """The tasks that the query of the address fits, the newest first."""
     line, now = ask.params.get("q", "").strip(), ask.now()
     query, trouble = _read(line)
-    found = Found(trouble=trouble) if trouble else _found(ask, query)
+    counts = _counts(ask)
+    found = Found(trouble=trouble) if trouble else _found(ask, query, counts)
     values = {
         "line": line,
         "query": query,
         "found": found,
         "first": not ask.params.get("cursor"),
-        "facets": list(_facets(ask, query)),
+        "facets": list(_facets(counts, query)),
         "offers": list(_offers(ask)),
         "keys": KEYS,
         "bounded": _is_bounded(query, now),
@@ -76,24 +77,29 @@ def _read(line: str) -> tuple[Query, str | None]:
         return Query(), str(error)
 
 
-def _found(ask: Ask, query: Query) -> Found:
+def _found(ask: Ask, query: Query, counts: Mapping[str, Count]) -> Found:
     try:
         tasks, following = ask.reader.tasks(ask.conn, query, cursor=ask.params.get("cursor") or None, limit=LIMIT)
-        count = _count(ask, query, tasks, following)
+        count = _count(ask, query, counts, tasks, following)
     except (ArgumentError, TookTooLong) as error:
         return Found(trouble=str(error))
     return Found([redacted_view(task) for task in tasks], following, count)
 
 
-def _count(ask: Ask, query: Query, tasks: Sequence[TaskView], following: str | None) -> Count | None:
-    """How many fit in all; what one page holds need not be counted, and nobody counts all tasks that ever were."""
+def _count(
+    ask: Ask, query: Query, counts: Mapping[str, Count], tasks: Sequence[TaskView], following: str | None
+) -> Count | None:
+    """How many fit in all. What one page holds and what was counted already is not counted again, and nobody counts all
+    tasks that ever were."""
     if following is None and not ask.params.get("cursor"):
         return Count(len(tasks))
+    if query == Query(states=query.states) and counts.keys() >= set(query.states) and query.states:
+        asked = [counts[state] for state in query.states]
+        return Count(sum(each.number for each in asked), any(each.at_least for each in asked))
     return ask.reader.count(ask.conn, query) if query else None
 
 
-def _facets(ask: Ask, query: Query) -> Iterator[Facet]:
-    counts = _counts(ask)
+def _facets(counts: Mapping[str, Count], query: Query) -> Iterator[Facet]:
     for state in PUBLIC_STATES:
         chosen = state in query.states
         states = tuple(each for each in query.states if each != state) if chosen else (*query.states, state)
