@@ -6,6 +6,7 @@ commit together or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from outbox.encoding import encode
 from outbox.errors import ArgumentError, OutboxError, TaskNotFound, WrongState
 from outbox.ledger import Conn, Ledger
 from outbox.reads import Reader, TaskView
-from outbox.redaction import REDACTED
+from outbox.redaction import REDACTED, usual
 
 __all__ = [
     "REDACTED",
@@ -32,6 +33,9 @@ __all__ = [
     "resume_queue",
     "retry",
 ]
+
+#: Where no old value stands.
+ABSENT: Any = object()
 
 #: Bytes of an edited call.
 LONGEST = 10_000_000
@@ -113,19 +117,39 @@ def edit_and_retry(
     options = json.dumps({**task.options, "edited_from": str(id)})
     if not ledger.again_with(conn, id, new=new, args=said[0], kwargs=said[1], options=options):
         raise WrongState(f"Task {id}", "cannot run again now: another task with its unique key is unfinished.")
-    ledger.audit(conn, who=who, action="edit and retry", subject=str(id), new=new)
+    was = encode(task.args, task.kwargs, actor=task.actor, limit=LONGEST)
+    ledger.audit(
+        conn,
+        who=who,
+        action="edit and retry",
+        subject=str(id),
+        new=new,
+        digests={"old": _digest(was), "new": _digest(said)},
+    )
     ledger.audit(conn, who=who, action="made by an edit", subject=str(new), old=id)
     return new
 
 
-def kept(new: Any, old: Any) -> Any:
-    """The new value, in which what was shown as redacted, and was left so, is what it was."""
+def _digest(call: tuple[str, str]) -> str:
+    """Tells whether two calls carried the same, and nothing of what."""
+    return hashlib.sha256("\n".join(call).encode()).hexdigest()
+
+
+def kept(new: Any, old: Any = ABSENT) -> Any:
+    """The new value, in which what was shown as redacted, and was left so, is what it was.
+
+    Raises ArgumentError where nothing stands there to keep, or more was changed than can be told: no value is guessed.
+    """
     if isinstance(new, str) and REDACTED in new:
-        return old if new == REDACTED or isinstance(old, str) else new
-    if isinstance(new, dict) and isinstance(old, dict):
-        return {name: kept(each, old.get(name)) for name, each in new.items()}
-    if isinstance(new, list) and isinstance(old, list):
-        return [kept(each, old[place] if place < len(old) else None) for place, each in enumerate(new)]
+        if old is ABSENT or new not in (REDACTED, old, usual().value(old)):
+            raise ArgumentError(f"{new!r} stands for no value that could be kept: give the whole value.")
+        return old
+    if isinstance(new, dict):
+        there = old if isinstance(old, dict) else {}
+        return {name: kept(each, there.get(name, ABSENT)) for name, each in new.items()}
+    if isinstance(new, list):
+        were = old if isinstance(old, list) and len(old) == len(new) else [ABSENT] * len(new)
+        return [kept(each, was) for each, was in zip(new, were, strict=True)]
     return new
 
 

@@ -22,18 +22,21 @@ REDACTED = "[redacted]"
 
 #: Names whose values are not shown, in whatever spelling: `api_key`, `apiKey`, `API-KEY`; also as a part: `smtp_password`.
 NAMES = (
-    "password", "passwd", "passphrase", "secret", "token", "api_key", "access_key", "private_key", "authorization", "cookie",
+    "password", "passwd", "pwd", "passphrase", "secret", "token", "api_key", "access_key", "private_key", "authorization", "cookie",
     "credential", "credentials", "card_number", "cvv", "iban", "ssn",
 )  # fmt: skip
 
-#: Secrets that are known by their form, wherever they stand in a text.
+#: Secrets that are known by their form, wherever they stand in a text; what stands before them is kept.
 _FORMS = re.compile(
-    r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # the user and password of a URL
-    r"|(?<=bearer )[A-Za-z0-9._~+/=-]{8,}"
+    r"(://)[^\s/:]*:[^\s/]*(?=@)"  # the user and password of a URL, in which somebody may have left an @ as it is
+    r"|(\bbearer\s+|\bauthorization\W+(?:basic|digest)\s+)[A-Za-z0-9._~+/=-]{8,}"
+    r"|(\b(?:password|passwd|pwd|secret|token|api_?key)=)[^\s'\",;&]+"
     r"|\b(?:whsec|whsk|whpk|obk)_[A-Za-z0-9+/=_-]{8,}"
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # a JWT
     re.IGNORECASE,
 )
+#: Names of so many letters are found at the end of a word too: `accesstoken`.
+LONG = 5
 
 
 class Redaction:
@@ -45,8 +48,8 @@ class Redaction:
         added = [rule for rule in asked if not rule.startswith("-")]
         self._places = {rule for rule in added if ":" in rule}
         names = {_spelled(name) for name in (*NAMES, *(rule for rule in added if ":" not in rule))} - gone
-        either = "|".join(name.replace("_", "_?") for name in sorted(names)) or "(?!)"
-        self._names = re.compile(f"(?:^|_)(?:{either})s?(?:_|$)")
+        either = "|".join(_anywhere(name) for name in sorted(names)) or "(?!)"
+        self._names = re.compile(f"(?:{either})s?[0-9]*(?:_|$)")
 
     def hides(self, name: str) -> bool:
         """Whether values under this name are not shown."""
@@ -62,7 +65,7 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """A text, without the secrets that are known by their form."""
-        return _FORMS.sub(REDACTED, text)
+        return _FORMS.sub(lambda found: next((kept for kept in found.groups() if kept), "") + REDACTED, text)
 
     def args(self, actor: str, args: Iterable[Any]) -> list[Any]:
         """Arguments by position."""
@@ -105,3 +108,8 @@ def redacted_view(task: TaskView) -> TaskView:
 def _spelled(name: str) -> str:
     """`apiKey`, `API-KEY` and `api key` as api_key."""
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower()).strip("_")
+
+
+def _anywhere(name: str) -> str:
+    pattern = name.replace("_", "_?")
+    return pattern if len(name) >= LONG else f"(?:^|_){pattern}"

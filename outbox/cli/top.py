@@ -76,13 +76,15 @@ def _looks(stop: StopSignal) -> Iterator[Parts]:
     """One a second. While the database cannot be reached, that is what there is to see; it is tried again."""
     import psycopg
 
+    from outbox.errors import OutboxError
+
     with ExitStack() as stack:
         door: Door | None = None
         while True:
             try:
                 door = door or stack.enter_context(opened())
                 yield _look(door)
-            except psycopg.Error as error:
+            except (psycopg.Error, OutboxError) as error:
                 stack.close()
                 door = None
                 yield [Part("trouble", [" ".join(str(error).split())], TROUBLE, "")]
@@ -91,7 +93,7 @@ def _looks(stop: StopSignal) -> Iterator[Parts]:
 
 
 def _look(door: Door) -> Parts:
-    """All of it as one instant shows it, each statement bounded."""
+    """All of it as it stands now, each statement bounded."""
     from outbox.attention import attention
     from outbox.figures import Figures
     from outbox.query import Query

@@ -28,6 +28,10 @@ SECRET = "hunter2-zq7marker"
         "userTokens",
         "Set-Cookie",
         "secret_2",
+        "password1",
+        "accesstoken",
+        "clientsecret",
+        "db_pwd",
     ],
 )
 def test_values_under_such_names_are_hidden_in_any_spelling(name: str) -> None:
@@ -50,6 +54,12 @@ def test_names_that_only_sound_alike_are_shown(name: str) -> None:
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc_def", "[redacted]"),
         ("see https://example.org/a@b and ann@example.org", "see https://example.org/a@b and ann@example.org"),
         ("at 10:30 it failed", "at 10:30 it failed"),
+        ("redis://:p@hunter2@host", "redis://[redacted]@host"),
+        ("http://host:8080/users?mail=ann@example.org", "http://host:8080/users?mail=ann@example.org"),
+        ("bearer \t abcdefgh12", "bearer \t [redacted]"),
+        ("Authorization: Basic YTpiYTpi", "Authorization: Basic [redacted]"),
+        ("connect(password=hunter2, user=ann)", "connect(password=[redacted], user=ann)"),
+        ("a basic understanding of tokens", "a basic understanding of tokens"),
     ],
 )
 def test_secrets_that_are_known_by_their_form_are_hidden_in_any_text(text: str, shown: str) -> None:
