@@ -85,7 +85,9 @@ def api() -> None:
 @keys_cli.command("create", epilog=_VARIABLES)
 def create_key(
     name: Annotated[str, typer.Option(help="Who will use it; stands in the audit.")],
-    role: Annotated[keys.Role, typer.Option(help="reader: sees; writer: also creates; operator: also retries, cancels, pauses; admin: everything.")] = "writer",
+    role: Annotated[
+        keys.Role, typer.Option(help="reader sees; writer also creates; operator also acts; admin: everything.")
+    ] = "writer",
     as_json: Json = False,
 ) -> None:
     """Make a key and print it, this once."""
