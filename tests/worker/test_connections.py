@@ -51,7 +51,9 @@ def test_a_frozen_process_holds_no_lock_for_ever_and_what_names_its_rows_reads_n
         "settle": "7s",
     }
     assert {made[name][0] for name in ("relay registry", "relay epoch", "topology")} == {"30s"}
-    assert {name for name, (_, seqscan) in made.items() if seqscan == "off"} == {"claim default", "settle"}
+    assert {name for name, (_, seqscan) in made.items() if seqscan == "off"} == {
+        "claim default", "settle", "relay carrier", "relay chronicle",
+    }  # fmt: skip
 
 
 def test_a_process_takes_every_letter_whatever_its_environment_calls_its_encoding(
