@@ -68,7 +68,7 @@ def _text(record: logging.LogRecord, rules: Redaction) -> str:
         said = _of_event(record.msg, rules) if isinstance(record.msg, dict) else record.getMessage()
         if isinstance(record.exc_info, tuple) and (error := record.exc_info[1]) is not None:
             said = f"{said} ({type(error).__name__}: {error})"
-        return rules.text(said)
+        return rules.text(said[: 4 * LONGEST])
     except Exception as error:
         return f"a line whose text fails with {type(error).__name__}"
 

@@ -47,6 +47,7 @@ class Carrier:
         self._on_moved = on_moved
         self._failures: dict[UUID, int] = {}
         self._rests: dict[UUID, float] = {}
+        self._rooms: dict[UUID, int] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._carry_on, name="outbox-carrier", daemon=True)
 
@@ -67,7 +68,8 @@ class Carrier:
             taken = self._bulks.take(conn, most=BATCH, but=resting)
             if taken is None:
                 return False
-            self._try(conn, *taken)
+            bulk, room = taken
+            self._try(conn, bulk, min(room, self._rooms.get(bulk.id, BATCH)))
         self._on_moved()
         return True
 
@@ -76,8 +78,9 @@ class Carrier:
         try:
             with conn.transaction():
                 self._meet(conn, bulk, room)
-        except (LockNotAvailable, DeadlockDetected):
+        except (LockNotAvailable, DeadlockDetected):  # of a lane, say: what is before it need not wait with it
             self._rests[bulk.id] = time.monotonic() + HELD
+            self._rooms[bulk.id] = 1
         except Exception as error:  # whatever it is, it must not hold up the acts behind
             if conn.closed:
                 raise
@@ -85,6 +88,8 @@ class Carrier:
         else:
             self._failures.pop(bulk.id, None)
             self._rests.pop(bulk.id, None)
+            if (few := self._rooms.pop(bulk.id, BATCH)) < BATCH:
+                self._rooms[bulk.id] = 2 * few
 
     def _meet(self, conn: Conn, bulk: Bulk, room: int) -> None:
         page = self._bulks.page(conn, bulk, limit=room)

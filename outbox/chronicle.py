@@ -30,6 +30,7 @@ class Chronicle:
         self._figures = Figures(schema)
         self._connect = connect
         self._through: datetime | None = None
+        self._stretch = STRETCH
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="outbox-chronicle", daemon=True)
 
@@ -46,9 +47,9 @@ class Chronicle:
         now: datetime = conn.execute("select clock_timestamp()").fetchall()[0][0]
         since = self._through or self._figures.latest(conn) or now - BACK
         since = min(since, now - LATE)
-        until = min(since + STRETCH, now + MINUTE)
+        until = min(since + self._stretch, now + MINUTE)
         self._figures.write(conn, since=since, until=until)
-        self._through = min(until, now)
+        self._through, self._stretch = min(until, now), STRETCH
         return until > now
 
     def _write_on(self) -> None:
@@ -62,7 +63,8 @@ class Chronicle:
                 log.warning("the figures of the last minute were not written", error=str(error).strip() or repr(error))
                 if conn is not None:
                     conn.close()
-                conn = None
+                conn, began = None, time.monotonic()
+                self._stretch = max(MINUTE, self._stretch / 2)  # it may have been too much at once
             took = time.monotonic() - began
             self._stopping.wait(max(PACE, REST * took) if whole else took)
         if conn is not None:

@@ -6,7 +6,6 @@ commit together or not at all.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,7 +18,7 @@ from outbox.encoding import encode
 from outbox.errors import ArgumentError, OutboxError, TaskNotFound, WrongState
 from outbox.ledger import Conn, Ledger
 from outbox.reads import Reader, TaskView
-from outbox.redaction import REDACTED, usual
+from outbox.redaction import REDACTED, redacted_view
 
 __all__ = [
     "REDACTED",
@@ -33,9 +32,6 @@ __all__ = [
     "resume_queue",
     "retry",
 ]
-
-#: Where no old value stands.
-ABSENT: Any = object()
 
 #: Bytes of an edited call.
 LONGEST = 10_000_000
@@ -110,47 +106,40 @@ def edit_and_retry(
     task = _look(conn, ledger, id)
     if task.state not in ("dead", "cancelled"):
         raise WrongState(f"Task {id}", f"is {task.state}: only a dead or cancelled task can be edited.")
-    new_args = task.args if args is None else kept(list(args), task.args)
-    new_kwargs = task.kwargs if kwargs is None else kept(dict(kwargs), task.kwargs)
+    shown = redacted_view(task)
+    new_args = task.args if args is None else kept(list(args), task.args, shown.args)
+    new_kwargs = task.kwargs if kwargs is None else kept(dict(kwargs), task.kwargs, shown.kwargs)
     said = encode(new_args, new_kwargs, actor=task.actor, limit=LONGEST)
     new = uuid7()
     options = json.dumps({**task.options, "edited_from": str(id)})
     if not ledger.again_with(conn, id, new=new, args=said[0], kwargs=said[1], options=options):
         raise WrongState(f"Task {id}", "cannot run again now: another task with its unique key is unfinished.")
-    was = encode(task.args, task.kwargs, actor=task.actor, limit=LONGEST)
-    ledger.audit(
-        conn,
-        who=who,
-        action="edit and retry",
-        subject=str(id),
-        new=new,
-        digests={"old": _digest(was), "new": _digest(said)},
-    )
+    same = (new_args, new_kwargs) == (task.args, task.kwargs)
+    ledger.audit(conn, who=who, action="edit and retry", subject=str(id), new=new, changed=not same)
     ledger.audit(conn, who=who, action="made by an edit", subject=str(new), old=id)
     return new
 
 
-def _digest(call: tuple[str, str]) -> str:
-    """Tells whether two calls carried the same, and nothing of what."""
-    return hashlib.sha256("\n".join(call).encode()).hexdigest()
+def kept(new: Any, old: Any, shown: Any) -> Any:
+    """The new value, in which what was shown as redacted, and was left so where it stood, is what it was.
 
-
-def kept(new: Any, old: Any = ABSENT) -> Any:
-    """The new value, in which what was shown as redacted, and was left so, is what it was.
-
-    Raises ArgumentError where nothing stands there to keep, or more was changed than can be told: no value is guessed.
+    Raises ArgumentError where nothing was shown so, or more was changed than can be told: no value is guessed.
     """
     if isinstance(new, str) and REDACTED in new:
-        if old is ABSENT or new not in (REDACTED, old, usual().value(old)):
+        if new != shown or new == old:
             raise ArgumentError(f"{new!r} stands for no value that could be kept: give the whole value.")
         return old
     if isinstance(new, dict):
-        there = old if isinstance(old, dict) else {}
-        return {name: kept(each, there.get(name, ABSENT)) for name, each in new.items()}
+        olds, showns = (each if isinstance(each, dict) else {} for each in (old, shown))
+        return {name: kept(each, olds.get(name), showns.get(name)) for name, each in new.items()}
     if isinstance(new, list):
-        were = old if isinstance(old, list) and len(old) == len(new) else [ABSENT] * len(new)
-        return [kept(each, was) for each, was in zip(new, were, strict=True)]
+        return [kept(*each) for each in zip(new, *(_beside(new, each) for each in (old, shown)), strict=True)]
     return new
+
+
+def _beside(new: list[Any], other: Any) -> list[Any]:
+    """What stands at the same places; nothing, where the places are not the same any more."""
+    return other if isinstance(other, list) and len(other) == len(new) else [None] * len(new)
 
 
 def pause_queue(conn: Conn, ledger: Ledger, name: str, *, who: str) -> int:

@@ -26,13 +26,15 @@ NAMES = (
     "credential", "credentials", "card_number", "cvv", "iban", "ssn",
 )  # fmt: skip
 
+_NAMED = "(?:password|passwd|pwd|secret|token|api_?key)"
 #: Secrets that are known by their form, wherever they stand in a text; what stands before them is kept.
 _FORMS = re.compile(
     r"(://)[^\s/:]*:[^\s/]*(?=@)"  # the user and password of a URL, in which somebody may have left an @ as it is
     r"|(\bbearer\s+|\bauthorization\W+(?:basic|digest)\s+)[A-Za-z0-9._~+/=-]{8,}"
-    r"|(\b(?:password|passwd|pwd|secret|token|api_?key)=)[^\s'\",;&]+"
+    rf"|((?<![A-Za-z0-9]){_NAMED}(?:=|['\"]:\s*)['\"])[^'\"]+"
+    rf"|((?<![A-Za-z0-9]){_NAMED}=)[^\s'\",;&)]+"
     r"|\b(?:whsec|whsk|whpk|obk)_[A-Za-z0-9+/=_-]{8,}"
-    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # a JWT
+    r"|(?<![\w-])eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",  # a JWT
     re.IGNORECASE,
 )
 #: Names of so many letters are found at the end of a word too: `accesstoken`.

@@ -205,5 +205,5 @@ def _finished(run: Run) -> Finished:
 
 def _failure(run: Run, done: Finished, outcome: Outcome) -> Failure:
     wait = None if outcome.wait is None else min(max(outcome.wait, 0.0), LONGEST)
-    logs = capture.told(run) if run.logged else None
+    logs = capture.told(run) if run.logged and outcome.counts else None
     return Failure(done, outcome.name, outcome.error, outcome.traceback, wait, outcome.counts, logs)

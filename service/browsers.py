@@ -35,6 +35,9 @@ __all__ = ["COOKIE", "Browsers", "new_link"]
 COOKIE = "outbox_browser"
 LASTS, LINK_LASTS = timedelta(hours=12), timedelta(minutes=10)
 
+#: Whoever signed in with the key of the environment: for as long as there is one.
+BOOTSTRAP = "bootstrap"
+
 #: What each role of a key may do in the dashboard. A writer creates through the API, and sees here.
 SEEN: dict[Role, Seen] = {"reader": "viewer", "writer": "viewer", "operator": "operator", "admin": "admin"}
 
@@ -49,7 +52,8 @@ class Browsers(Gate):
         cookie = request.cookies.get(COOKIE)
         if not cookie:
             return None
-        return await run_in_threadpool(_signed_in, self._state.engine, digest_of(cookie))
+        known = await run_in_threadpool(_signed_in, self._state.engine, digest_of(cookie))
+        return known if known is None or known.name != BOOTSTRAP or self._state.settings.bootstrap_key else None
 
     def turned_away(self, request: HTTPConnection) -> Response:
         to = queried("/sign-in", next=below(request) if request.scope.get("method") == "GET" else None)
@@ -73,7 +77,7 @@ class Browsers(Gate):
             response = RedirectResponse(base_of(request) + to, 303, {"Cache-Control": "no-store"})
             response.set_cookie(
                 COOKIE, cookie, max_age=int(LASTS.total_seconds()), path=base_of(request) or "/", httponly=True,
-                samesite="lax", secure=is_secure(request),
+                samesite="lax", secure=_over_tls(request),
             )  # fmt: skip
             return response
 
@@ -104,6 +108,11 @@ def _sign_in(to: str, link: str | None, *, told: str | None = None, status: int 
     return Page("sign_in.html", "Sign in", {"next": within(to), "link": link, "told": told}, status)
 
 
+def _over_tls(request: Request) -> bool:
+    """Whether the browser speaks TLS, be it to us or to a proxy before us: it says so itself."""
+    return is_secure(request) or request.headers.get("origin", "").startswith("https://")
+
+
 def _from_here(request: Request) -> None:
     if not comes_from_here(request):
         raise HTTPException(403, "This was not sent by a page of this dashboard, so nothing was done.")
@@ -131,7 +140,7 @@ def _signed_in(engine: Engine, digest: bytes) -> Visitor | None:
 
 
 def _remembered(engine: Engine, principal: Principal) -> str:
-    key_id = None if principal.id == "bootstrap" else UUID(principal.id)
+    key_id = None if principal.id == BOOTSTRAP else UUID(principal.id)
     with Session(engine) as session, session.begin():
         session.execute(delete(Browser).where(Browser.expires_at < func.clock_timestamp()))
         return _kept(session, "session", principal.name, principal.role, key_id, LASTS)

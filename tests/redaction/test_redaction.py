@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -59,6 +60,10 @@ def test_names_that_only_sound_alike_are_shown(name: str) -> None:
         ("bearer \t abcdefgh12", "bearer \t [redacted]"),
         ("Authorization: Basic YTpiYTpi", "Authorization: Basic [redacted]"),
         ("connect(password=hunter2, user=ann)", "connect(password=[redacted], user=ann)"),
+        ("https://x/?access_token=abc&a=1", "https://x/?access_token=[redacted]&a=1"),
+        ("User(name='ann', smtp_password='hunter 2')", "User(name='ann', smtp_password='[redacted]')"),
+        ('{"api_key": "k", "a": 1}', '{"api_key": "[redacted]", "a": 1}'),
+        ("token: expired", "token: expired"),
         ("a basic understanding of tokens", "a basic understanding of tokens"),
     ],
 )
@@ -104,3 +109,10 @@ def test_a_planted_secret_is_nowhere_in_what_is_shown(value: Any) -> None:
     assert SECRET in json.dumps(value)
     assert SECRET not in json.dumps(USUAL.value(value))
     assert SECRET not in json.dumps(USUAL.args("actor", [value]))
+
+
+def test_no_text_takes_long_to_look_through() -> None:
+    began = time.process_time()
+    for piece in ("eyJ-", "://a:", "bearer ", "password='", "authorization ", "obk_", "a_", ":@"):
+        USUAL.text(piece * (200_000 // len(piece)))
+    assert time.process_time() - began < 2

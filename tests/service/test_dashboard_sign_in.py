@@ -14,11 +14,12 @@ import httpx2
 import pytest
 from api_process import Api
 from fastapi.testclient import TestClient
-from service_eyes import ADMIN, Database
+from service_eyes import ADMIN, Database, settings_for
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from service import keys
+from service.app import create_app
 from service.browsers import COOKIE, new_link
 from service.keys import ROLES, Role
 
@@ -153,10 +154,6 @@ def test_signing_in_and_out_is_done_from_its_own_page_alone(browser: TestClient,
 
 
 def test_who_guesses_keys_is_held_to_a_pace(service_url: str, database: Database, surroundings: None) -> None:
-    from service_eyes import settings_for
-
-    from service.app import create_app
-
     with TestClient(create_app(settings_for(service_url, refusals=3)), follow_redirects=False) as guessing:
         statuses = [sign_in(guessing, f"obk_{number:043}").status_code for number in range(6)]
     assert statuses[0] == 401
@@ -204,3 +201,18 @@ def test_every_role_of_a_key_is_seen_as_one_of_the_dashboard_s() -> None:
     from service.browsers import SEEN
 
     assert set(SEEN) == set(ROLES)
+
+
+def test_a_browser_of_the_environment_s_key_ends_when_that_is_unset(
+    browser: TestClient, service_url: str, surroundings: None
+) -> None:
+    sign_in(browser, ADMIN)
+    with TestClient(create_app(settings_for(service_url, bootstrap_key=None)), follow_redirects=False) as without:
+        assert without.get("/dashboard/", cookies={COOKIE: browser.cookies[COOKIE]}).status_code == 303
+
+
+def test_behind_a_proxy_that_speaks_tls_the_cookie_is_for_tls_alone(browser: TestClient) -> None:
+    answer = browser.post(
+        "/dashboard/sign-in", data={"key": ADMIN}, headers={**HERE, "Origin": "https://shop.example.org"}
+    )
+    assert "Secure" in answer.headers["set-cookie"]

@@ -18,9 +18,27 @@ create table outbox.quarter (like outbox.minute including defaults including con
 alter table outbox.quarter rename column minute to quarter;
 alter table outbox.quarter add primary key (quarter, actor, queue);
 
--- Rows of a partition come in the order of their end: a few pages an hour say where each begins.
-create index history_finished on outbox.history using brin (finished_at)
+-- Rows of a partition come in the order of their end: a few pages an hour say where each begins. Partitions that come
+-- have it from their beginning; of those that are there, the small ones. To read a large one whole would hold up whoever
+-- records an outcome in it: it goes without, until its days are over, or until somebody makes it with CREATE INDEX
+-- CONCURRENTLY and attaches it.
+create index history_finished on only outbox.history using brin (finished_at)
     with (pages_per_range = 32, autosummarize = on);
+
+do $$
+declare
+    partition regclass;
+begin
+    for partition in
+        select i.inhrelid from pg_inherits i
+        where i.inhparent = 'outbox.history'::regclass and pg_relation_size(i.inhrelid) < 256 * 1024 * 1024
+    loop
+        execute format('create index %1$I on %2$s using brin (finished_at) with (pages_per_range = 32, autosummarize = on)',
+            (select relname from pg_class where oid = partition) || '_finished', partition);
+        execute format('alter index outbox.history_finished attach partition outbox.%I',
+            (select relname from pg_class where oid = partition) || '_finished');
+    end loop;
+end $$;
 
 -- What the last attempt of a dead task died of, as `outbox.failures` names it.
 create index dead_failure on outbox.dead ((attempts -> -1 ->> 'failure'));
