@@ -298,6 +298,21 @@ def test_a_task_that_somebody_has_locked_holds_up_only_what_comes_after(
     assert acts(scene, "cancel") == Counter(map(str, ids))
 
 
+def test_a_lane_that_somebody_holds_holds_up_only_what_comes_after(
+    scene: Scene, begin: Begin, a_carrier: Carry, conn: Conn
+) -> None:
+    held = scene.dead(1, lane="order/held", actor="send")
+    ids = scene.dead(6, actor="send")
+    begun, mover = begin("retry", "actor:send"), a_carrier()
+    with psycopg.connect(scene.url) as other:
+        other.execute("select pg_advisory_xact_lock(hashtextextended('outbox.order/held', 0))")
+        await_that(lambda: mover.carry(conn) is False and one(conn, begun.id).done == len(ids))
+        assert one(conn, begun.id).state == "running"
+        other.rollback()
+    assert carried(mover, conn, begun.id).done == 7
+    assert acts(scene, "retry") == Counter(map(str, [*held, *ids]))
+
+
 def test_an_act_that_fails_again_and_again_has_failed(
     scene: Scene, begin: Begin, a_carrier: Carry, conn: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
