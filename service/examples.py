@@ -111,7 +111,7 @@ REQUESTS: dict[str, list[Example]] = {
     ],
     "edit_task": [
         Example("To another mail", {"args": [_MAIL]}),
-        Example("One argument by its name", {"args": [], "kwargs": {"mail_id": _MAIL, "token": "[redacted]"}}),
+        Example("One argument by its name", {"args": [], "kwargs": {"mail_id": _MAIL}}),
         Example("As it was", {}),
     ],
     "begin_bulk_action": [

@@ -256,12 +256,22 @@ def edit_task(request: Request, session: Db, once: AdminOnce, task_id: UUID, bod
         if (known := once.recall(session)) is not None:
             return known
         connection = driver_connection(session.connection())
-        new = operate.edit_and_retry(
-            connection, ledger, task_id, who=once.principal.name, args=body.args, kwargs=body.kwargs
-        )
+        with _call_checked():
+            new = operate.edit_and_retry(
+                connection, ledger, task_id, who=once.principal.name, args=body.args, kwargs=body.kwargs
+            )
         answer = once.keep(session, 201, _detail(connection, ledger, new))
     wake(session)
     return answer
+
+
+@contextmanager
+def _call_checked() -> Iterator[None]:
+    try:
+        yield
+    except ArgumentError:
+        told = "cannot be kept or carried: a value left as [redacted] must stand where the task shows it so"
+        raise Problem("invalid", "Nothing was changed: see errors.", errors=[Violation("body", told)]) from None
 
 
 def _ledger(request: Request) -> Ledger:

@@ -232,3 +232,12 @@ def test_an_unknown_task_is_not_found(api: TestClient, database: Database, act: 
     answer = api.post(path, json=body) if act else api.get(path)
     assert problem_of(answer)["status"] == 404
     assert database.rows() == before
+
+
+def test_a_value_that_was_not_shown_as_redacted_cannot_be_kept(api: TestClient, database: Database) -> None:
+    task = api.post("/v1/mails", json={"to": "a@example.org", "subject": "s", "text": "t"}).json()["mail_id"]
+    assert api.post(f"/v1/tasks/{task}/cancel", json={}).status_code == 200
+    refused = api.post(f"/v1/tasks/{task}/edit", json={"args": [], "kwargs": {"x": "[redacted]"}})
+    assert problem_of(refused)["errors"][0]["pointer"] == "body"
+    assert refused.status_code == 422
+    assert database.one("select count(*) as tasks from outbox.task")["tasks"] == 0
