@@ -94,7 +94,7 @@ def test_garbage_is_refused_and_the_next_request_is_answered(me: Self) -> None:
 
 def test_a_crowd_of_silent_callers_takes_no_more_than_its_share_of_threads(me: Self) -> None:
     before = threading.active_count()
-    crowd = [socket.create_connection(("127.0.0.1", me.health.port or 0), timeout=5) for _ in range(60)]
+    crowd = [socket.create_connection(("127.0.0.1", me.health.port or 0), timeout=20) for _ in range(60)]
     try:
         for late in crowd[-10:]:
             assert late.recv(1) == b"", "beyond the share: disconnected at once"

@@ -59,7 +59,7 @@ def test_while_a_worker_holds_messages_unclaimed_an_empty_queue_proves_nothing(
             if queues.depth(queue):
                 queues.purge(queue)
         rows = {row["id"]: row["losses"] for row in outbox.all()}
-        return all(rows[id] == 2 for id in lost)
+        return all(rows[id] >= 2 for id in lost)  # purged again and again: one may be ahead of another
 
     await_that(lost_twice)
     assert {outbox.row(id)["losses"] for id in held} == {0}
