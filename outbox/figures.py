@@ -91,39 +91,14 @@ class Figures:
         self.schema = schema
 
     def look(self, conn: Conn, *, since: datetime, until: datetime, step: timedelta = MINUTE) -> Span:
-        """All of a span at once. `step` is whole minutes; spans from half a day on are read by the quarter of an hour."""
+        """Every step from `since` to `until`, also those in which nothing ended, and who ended. `step` is whole minutes; spans
+        from half a day on are read by the quarter of an hour, where their steps allow it."""
         rows = self._read(conn, since, until, step)
         return Span(
             _series(rows, _floor(since, step), until, step),
             _totals(rows, by=lambda row: row.actor),
             _totals(rows, by=lambda row: row.queue),
         )
-
-    def series(
-        self,
-        conn: Conn,
-        *,
-        since: datetime,
-        until: datetime,
-        step: timedelta = MINUTE,
-        actor: str | None = None,
-        queue: str | None = None,
-    ) -> list[Moment]:
-        """Every step from `since` to `until`, also those in which nothing ended."""
-        rows = [
-            row
-            for row in self._read(conn, since, until, step)
-            if actor in (None, row.actor) and queue in (None, row.queue)
-        ]
-        return _series(rows, _floor(since, step), until, step)
-
-    def by_actor(self, conn: Conn, *, since: datetime) -> list[Totals]:
-        """Each actor of which something ended since then, the busiest first."""
-        return _totals(self._read(conn, since, None, QUARTER), by=lambda row: row.actor)
-
-    def by_queue(self, conn: Conn, *, since: datetime) -> list[Totals]:
-        """Likewise each queue."""
-        return _totals(self._read(conn, since, None, QUARTER), by=lambda row: row.queue)
 
     def write(self, conn: Conn, *, since: datetime, until: datetime) -> int:
         """Make the rows of these whole minutes anew from what ended in them, and of their quarters. Answers how many changed."""
@@ -137,13 +112,11 @@ class Figures:
         found: datetime | None = self._rows(conn, "select max(minute) from outbox.minute")[0][0]
         return found
 
-    def _read(self, conn: Conn, since: datetime, until: datetime | None, step: timedelta) -> list[_Row]:
+    def _read(self, conn: Conn, since: datetime, until: datetime, step: timedelta) -> list[_Row]:
         """What is to be summed: of a long span in long steps, quarters of an hour."""
-        now = until or conn.execute("select clock_timestamp()").fetchall()[0][0]
-        long = now - since >= LONG and step % QUARTER == timedelta(0)
-        statement, grain = (READ_QUARTERS, QUARTER) if long else (READ, MINUTE)
-        first = _floor(since, step if until else grain)
-        return [_Row(*row) for row in self._rows(conn, statement, since=first, until=now)]
+        long = until - since >= LONG and step % QUARTER == timedelta(0)
+        statement = READ_QUARTERS if long else READ
+        return [_Row(*row) for row in self._rows(conn, statement, since=_floor(since, step), until=until)]
 
     def _rows(self, conn: Conn, statement: str, **values: Any) -> list[Any]:
         text = statement if self.schema == "outbox" else statement.replace("outbox.", f"{self.schema}.")

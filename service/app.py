@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from actors import outside
 from outbox.logs import configure
+from outbox.signals import closed_by_signals
 from service import (
     bulk,
     dashboard,
@@ -42,7 +43,7 @@ from service.limit import BodyLimit
 from service.pace import paces_for
 from service.requests import RequestMetrics, Witness
 from service.settings import Settings
-from service.watch import Watch, closed_by_signals
+from service.watch import Watch
 
 __all__ = ["app", "check_surroundings", "create_app"]
 
@@ -117,7 +118,7 @@ async def _lifespan(api: FastAPI) -> AsyncIterator[None]:
     check_surroundings()
     _log_in_our_style(api.state.settings)
     current_default_thread_limiter().total_tokens = api.state.settings.threads
-    with closed_by_signals(api.state.watch):
+    with closed_by_signals(api.state.watch.close):
         yield
     api.state.dashboard.close()
     await api.state.watch.end()

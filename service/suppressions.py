@@ -20,7 +20,7 @@ from service.fields import Email, Form, OrEmpty
 from service.idempotency import AdminOnce
 from service.problems import Problem
 
-__all__ = ["routes"]
+__all__ = ["LIFTED_HERE", "routes"]
 
 routes = APIRouter(prefix="/v1/suppressions", tags=["suppressions"], route_class=StrictRoute)
 
@@ -30,7 +30,8 @@ Scope = Annotated[str, Field(max_length=32, pattern=r"^(?:[*]|[a-z][a-z0-9_\-]*)
 
 _EPOCH, _TICK = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _LAST = (datetime(9000, 1, 1, tzinfo=UTC) - _EPOCH) // _TICK
-_LIFTED_HERE = (Reason.MANUAL, Reason.HARD_BOUNCE)
+#: What somebody else than the recipient may take back.
+LIFTED_HERE = (Reason.MANUAL, Reason.HARD_BOUNCE)
 _KEY = (Suppression.created_at, Suppression.recipient, Suppression.stream, Suppression.reason)
 
 
@@ -123,7 +124,7 @@ def lift_suppressions(session: Db, _principal: Admin, which: Annotated[Lifted, Q
         if not found:
             raise Problem("not-found", "Nothing of this kind is kept about this address.")
         for each in found:
-            if Reason(each.reason) not in _LIFTED_HERE:
+            if Reason(each.reason) not in LIFTED_HERE:
                 raise Problem("conflict", f"A suppression for the reason {each.reason} is its recipient's own word.")
             lift(session, each.recipient, stream=each.stream, reason=Reason(each.reason))
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +21,7 @@ from outbox.logs import get_logger
 from outbox.reads import Reader, Standing
 from service.database import driver_connection
 
-__all__ = ["EVERY", "Watch", "closed_by_signals", "has_ended"]
+__all__ = ["EVERY", "Watch", "has_ended"]
 
 EVERY = timedelta(milliseconds=500)
 _ENDED = frozenset({"succeeded", "dead", "cancelled"})
@@ -140,32 +137,3 @@ class Watch:
         if task is None:
             raise TaskNotFound
         return Standing(task, len(task.attempts))
-
-
-@contextmanager
-def closed_by_signals(watch: Watch) -> Iterator[None]:
-    """The signals that end the process close the watch too: its server waits for answers under way, and a stream is one.
-
-    Whoever listened for them before still hears them. Elsewhere than in the main thread no signal arrives.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(watch.close)
-        then = before[signal.Signals(number)]
-        if callable(then):
-            then(number, frame)
-
-    for number, then in before.items():
-        if callable(then):  # else nobody waits for the streams: the signal ends the process as it is
-            signal.signal(number, heard)
-    try:
-        yield
-    finally:
-        for number, then in before.items():
-            if signal.getsignal(number) is heard:
-                signal.signal(number, then)

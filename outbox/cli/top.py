@@ -106,7 +106,8 @@ def _look(door: Door) -> Parts:
         )
         waiting = reader.queues(conn)
         found = attention(conn, schema=reader.schema, queues=waiting)
-        done = Figures(reader.schema).by_actor(conn, since=reader.now(conn) - SPAN)
+        now = reader.now(conn)
+        done = Figures(reader.schema).look(conn, since=now - SPAN, until=now).actors
         alive = reader.workers(conn)
         dead = reader.tasks(conn, Query(states=("dead",)), limit=NEWEST, within=PATIENCE)[0]
     return [

@@ -6,19 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from types import FrameType
 from typing import NamedTuple
 
 from outbox.dashboard.gate import Role
 from outbox.logs import get_logger
+from outbox.signals import closed_by_signals
 
-__all__ = ["Hub", "Look", "closed_by_signals"]
+__all__ = ["Hub", "Look"]
 
 #: Seconds between two renderings of a page; a dear one rests for as many times as long as it took.
 PACE, REST = 0.5, 1.0
@@ -135,32 +133,3 @@ class Hub:
 
 def _differs(html: str, before: tuple[int, str] | None) -> bool:
     return before is None or _TIMES.sub(r"\1", html) != _TIMES.sub(r"\1", before[1])
-
-
-@contextmanager
-def closed_by_signals(close: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT close what lasts, at once: a server waits for the answers under way, and a stream is one.
-
-    Whoever listened for them before still hears them. Elsewhere than in the main thread no signal arrives.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(close)
-        then = before[signal.Signals(number)]
-        if callable(then):
-            then(number, frame)
-
-    for number, then in before.items():
-        if callable(then):  # else nobody waits for the streams: the signal ends the process as it is
-            signal.signal(number, heard)
-    try:
-        yield
-    finally:
-        for number, then in before.items():
-            if signal.getsignal(number) is heard:
-                signal.signal(number, then)

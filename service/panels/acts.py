@@ -13,8 +13,8 @@ from actors.tables import Delivery, Endpoint
 from outbox.dashboard import Ask, Done, NotThere, Refused
 from outbox.times import duration
 from service.endpoints import find
-from service.panels.mail import LIFTED
 from service.panels.reads import id_of
+from service.suppressions import LIFTED_HERE
 
 __all__ = ["disable", "enable", "lift", "replay", "resend", "send_test"]
 
@@ -73,7 +73,7 @@ def resend(ask: Ask, session: Session) -> Done:
 def lift(ask: Ask, session: Session) -> Done:
     """Let an address get mail again. Who complained or unsubscribed said so themselves: that is not lifted here."""
     reason = ask.given("reason")
-    if reason not in LIFTED:
+    if reason not in LIFTED_HERE:
         raise Refused(
             "Only what was suppressed by hand or by a bounce is lifted here; the rest is its recipient's own word."
         )

@@ -9,13 +9,12 @@ from uuid import UUID
 from outbox.dashboard import Ask, Page
 from outbox.dashboard.render import queried
 from service.panels.reads import LIMIT, cursor_of, page_of, rows
+from service.suppressions import LIFTED_HERE
 
-__all__ = ["LIFTED", "LOOK", "show"]
+__all__ = ["LOOK", "show"]
 
 #: So many mails are looked through for a page, and counted, the newest first: nobody counts all that were ever sent.
 LOOK = 5_000
-#: As in the API: a complaint and an unsubscription are their recipient's own word.
-LIFTED = ("manual", "hard_bounce")
 STATUSES = ("queued", "sent", "refused", "uncertain", "suppressed", "expired", "failed", "bounced")
 
 
@@ -90,7 +89,7 @@ def show(ask: Ask) -> Page:
         "mails": mails,
         "next": queried("/mail", status=chosen, cursor=str(following)) if following else None,
         "spared": rows(ask.conn, Spared, _SPARED),
-        "lifted": LIFTED,
+        "lifted": LIFTED_HERE,
         "now": ask.now(),
     }
     return Page("mail.html", "Mail", values)

@@ -12,7 +12,7 @@ import pytest
 from outbox_rows import Outbox
 
 from outbox.chronicle import BACK, Chronicle
-from outbox.figures import MINUTE, WRITE, Figures, Moment
+from outbox.figures import MINUTE, WRITE, Figures, Moment, Span
 
 FIGURES = Figures()
 #: A minute of today that is over, in a partition of its own day.
@@ -54,8 +54,12 @@ def write(outbox: Outbox, minutes: int = 60) -> int:
     return FIGURES.write(outbox.conn, since=NOON - minutes * MINUTE, until=NOON + 10 * MINUTE)
 
 
-def series(outbox: Outbox, minutes: int = 3, **more: Any) -> list[Moment]:
-    return FIGURES.series(outbox.conn, since=NOON, until=NOON + minutes * MINUTE, **more)
+def series(outbox: Outbox, minutes: int = 3) -> list[Moment]:
+    return look(outbox, NOON, NOON + minutes * MINUTE).series
+
+
+def look(outbox: Outbox, since: datetime, until: datetime, step: timedelta = MINUTE) -> Span:
+    return FIGURES.look(outbox.conn, since=since, until=until, step=step)
 
 
 def test_each_minute_tells_what_ended_in_it_and_how(outbox: Outbox) -> None:
@@ -131,11 +135,11 @@ def test_a_delayed_task_is_late_from_when_it_was_due_and_one_that_failed_from_it
 
 
 def test_steps_are_sums_of_minutes_and_the_one_that_has_not_ended_says_so(outbox: Outbox) -> None:
-    at = FIGURES.series(outbox.conn, since=NOON, until=NOON + timedelta(hours=1), step=15 * MINUTE)[0].at
+    at = look(outbox, NOON, NOON + timedelta(hours=1), 15 * MINUTE).series[0].at
     for number in range(15):
         ended(outbox, at + number * MINUTE)
     FIGURES.write(outbox.conn, since=at, until=at + 20 * MINUTE)
-    found = FIGURES.series(outbox.conn, since=at, until=at + 20 * MINUTE, step=15 * MINUTE)
+    found = look(outbox, at, at + 20 * MINUTE, 15 * MINUTE).series
     assert [(each.succeeded, each.open) for each in found] == [(15, False), (0, True)]
 
 
@@ -144,14 +148,12 @@ def test_actors_and_queues_are_told_apart_the_busiest_first(outbox: Outbox) -> N
     ended(outbox, NOON, actor="busy", queue="a", times=3)
     ended(outbox, NOON + MINUTE, actor="busy", queue="b", state="dead")
     write(outbox)
-    actors = FIGURES.by_actor(outbox.conn, since=NOON)
-    assert [(each.name, each.succeeded, each.dead, each.ended) for each in actors] == [
+    found = look(outbox, NOON, NOON + 3 * MINUTE)
+    assert [(each.name, each.succeeded, each.dead, each.ended) for each in found.actors] == [
         ("busy", 3, 1, 4),
         ("rare", 1, 0, 1),
     ]
-    assert [(each.name, each.ended) for each in FIGURES.by_queue(outbox.conn, since=NOON)] == [("a", 3), ("b", 2)]
-    assert [each.succeeded for each in series(outbox, 1, actor="busy")] == [3]
-    assert [each.succeeded for each in series(outbox, 1, queue="b")] == [1]
+    assert [(each.name, each.ended) for each in found.queues] == [("a", 3), ("b", 2)]
 
 
 def test_the_chronicle_catches_up_with_a_day_hour_after_hour(outbox: Outbox) -> None:
@@ -206,14 +208,14 @@ def _rows_read(node: dict[str, Any]) -> int:
 
 
 def test_a_quarter_of_an_hour_is_the_sum_of_its_minutes_and_a_long_span_is_read_by_it(outbox: Outbox) -> None:
-    at = FIGURES.series(outbox.conn, since=NOON, until=NOON + timedelta(hours=1), step=15 * MINUTE)[0].at
+    at = look(outbox, NOON, NOON + timedelta(hours=1), 15 * MINUTE).series[0].at
     for number in range(15):
         ended(outbox, at + number * MINUTE, took=(number + 1) * MILLISECOND)
     ended(outbox, at + 3 * MINUTE, state="dead", failures=2, actor="other")
     FIGURES.write(outbox.conn, since=at, until=at + 15 * MINUTE)
     day = {"since": at - timedelta(hours=23), "until": at + 15 * MINUTE}
     long = FIGURES.look(outbox.conn, **day, step=15 * MINUTE)
-    minutes = FIGURES.series(outbox.conn, since=at, until=at + 15 * MINUTE, step=15 * MINUTE)
+    minutes = look(outbox, at, at + 15 * MINUTE, 15 * MINUTE).series
     assert replace(long.series[-1], open=False) == replace(minutes[0], open=False)
     assert [(each.name, each.ended) for each in long.actors] == [("send_mail", 15), ("other", 1)]
     assert [(each.name, each.ended, each.failures) for each in long.queues] == [("mail", 16, 2)]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from itertools import islice
 from typing import NamedTuple
 
 from outbox import cron
-from outbox.calendar import calendar_of
 from outbox.dashboard.page import Ask, Done, NotThere, Page
 from outbox.reads import ScheduleView
 
@@ -59,6 +57,4 @@ def resume(ask: Ask) -> Done:
 
 
 def _standing(schedule: ScheduleView, now: datetime, ahead: int) -> Standing:
-    if schedule.paused or schedule.retired:
-        return Standing(schedule, [])
-    return Standing(schedule, list(islice(calendar_of(schedule.cron, schedule.zone).after(now), ahead)))
+    return Standing(schedule, cron.next_fires(schedule, now, count=ahead))
