@@ -33,6 +33,11 @@ def strike(system: System, name: str, fate: Random) -> None:
     system.faults.append(Fault(name, began, ended, pids, recovered))
 
 
+def _last(seconds: float) -> None:
+    """A fault's own length: whatever happens meanwhile, there is nothing to await."""
+    time.sleep(seconds)
+
+
 # ---------------------------------------------------------------------- processes
 
 
@@ -59,7 +64,7 @@ def _frozen(kind: str) -> Strike:
         if not names:
             return NOBODY
         pid = system.freeze(fate.choice(names))
-        time.sleep(2 * LEASE.total_seconds() + fate.random())
+        _last(2 * LEASE.total_seconds() + fate.random())
         system.thaw(pid)
         return frozenset({pid})
 
@@ -71,7 +76,7 @@ def _frozen(kind: str) -> Strike:
 
 def _broker_killed(system: System, fate: Random) -> frozenset[int]:
     system.rabbitmq.kill()
-    time.sleep(fate.random())
+    _last(fate.random())
     system.rabbitmq.start()
     return NOBODY
 
@@ -90,7 +95,7 @@ def _broker_wiped(system: System, fate: Random) -> frozenset[int]:
 
 def _memory_alarm(system: System, fate: Random) -> frozenset[int]:
     system.rabbitmq.ctl("set_vm_memory_high_watermark", "0.0000001")
-    time.sleep(2 + fate.random())
+    _last(2 + fate.random())
     system.rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
     return NOBODY
 
@@ -98,7 +103,7 @@ def _memory_alarm(system: System, fate: Random) -> frozenset[int]:
 def _disk_alarm(system: System, fate: Random) -> frozenset[int]:
     """The broker takes its disk for full."""
     system.rabbitmq.ctl("set_disk_free_limit", "100000GB")
-    time.sleep(2 + fate.random())
+    _last(2 + fate.random())
     system.rabbitmq.ctl("set_disk_free_limit", "50MB")
     return NOBODY
 
@@ -125,7 +130,7 @@ def _queue_purged(system: System, fate: Random) -> frozenset[int]:
 
 def _database_killed(system: System, fate: Random) -> frozenset[int]:
     system.postgres.kill()
-    time.sleep(fate.random())
+    _last(fate.random())
     system.postgres.start()
     return NOBODY
 
@@ -151,7 +156,7 @@ def _cut(which: str) -> Strike:
     def cut(system: System, fate: Random) -> frozenset[int]:
         wire = getattr(system, which)
         wire.cut()
-        time.sleep(0.5 + 2 * fate.random())
+        _last(0.5 + 2 * fate.random())
         wire.mend()
         return NOBODY
 
@@ -172,7 +177,7 @@ def _slow(which: str) -> Strike:
     def slow(system: System, fate: Random) -> frozenset[int]:
         wire = getattr(system, which)
         wire.delay = 0.05 + 0.2 * fate.random()
-        time.sleep(2 + fate.random())
+        _last(2 + fate.random())
         wire.delay = 0.0
         return NOBODY
 
@@ -185,7 +190,7 @@ def _slow(which: str) -> Strike:
 def _clocks_stepped(system: System, fate: Random) -> frozenset[int]:
     """The wall clock of every process of ours, by an hour and back; the servers' clocks stay."""
     system.clock.step_to(fate.choice([HOUR, -HOUR]))
-    time.sleep(2 * LEASE.total_seconds() + fate.random())
+    _last(2 * LEASE.total_seconds() + fate.random())
     system.clock.step_to(timedelta(0))
     return NOBODY
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from dashboard_eyes import Eyes
+import uvicorn
+from awaiting import await_that
+from dashboard_eyes import Eyes, Served, by_header
 from outbox_rows import Outbox
+
+from outbox.dashboard import Dashboard
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +43,16 @@ def mounted(whole_outbox: Outbox) -> Iterator[Eyes]:
 def eyes(mounted: Eyes, outbox: Outbox) -> Eyes:
     """A dashboard over an empty outbox."""
     return mounted
+
+
+@pytest.fixture(scope="module")
+def served(whole_outbox: Outbox) -> Iterator[Served]:
+    """A dashboard behind a real server."""
+    dashboard = Dashboard(whole_outbox.engine, gate=by_header)
+    server = uvicorn.Server(uvicorn.Config(dashboard, port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    await_that(lambda: server.started)
+    yield Served(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", dashboard)
+    server.should_exit = server.force_exit = True
+    thread.join(10)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 from uuid import UUID, uuid4
 
 from httpx2 import Response
@@ -19,7 +17,7 @@ from starlette.testclient import TestClient
 
 from outbox.dashboard import Dashboard, Role, Visitor
 
-__all__ = ["Eyes", "a_house_in_use", "by_header", "links_of"]
+__all__ = ["Eyes", "Served", "a_house_in_use", "by_header", "links_of"]
 
 HERE = {"Sec-Fetch-Site": "same-origin"}
 
@@ -27,7 +25,7 @@ HERE = {"Sec-Fetch-Site": "same-origin"}
 async def by_header(request: HTTPConnection) -> Visitor | None:
     """Whoever the request says; an application's own way of knowing its people."""
     role = request.headers.get("x-role")
-    return Visitor("ann", cast(Role, role)) if role else None
+    return Visitor(request.headers.get("x-name", "ann"), cast(Role, role)) if role else None
 
 
 class Eyes:
@@ -75,23 +73,15 @@ class Eyes:
         assert found is not None, page.text[:1500]
         return f"{found[1]}: {found[2]}"
 
-    @contextmanager
-    def statements(self) -> Iterator[list[str]]:
-        """Every statement that the block causes, whoever's cursor it goes through."""
-        from psycopg import Connection
 
-        found: list[str] = []
-        real = Connection.execute
+class Served(NamedTuple):
+    """A dashboard behind a server, and where."""
 
-        def counted(conn: Any, query: Any, *words: Any, **named: Any) -> Any:
-            found.append(str(query))
-            return real(conn, query, *words, **named)
+    address: str
+    dashboard: Dashboard
 
-        Connection.execute = counted  # type: ignore[method-assign]
-        try:
-            yield found
-        finally:
-            Connection.execute = real  # type: ignore[method-assign]
+    def nobody_follows(self) -> bool:
+        return not self.dashboard._hub._watched
 
 
 def links_of(html: str) -> list[str]:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
-from dashboard_eyes import a_house_in_use, by_header
+from awaiting import await_that
+from dashboard_eyes import Served, a_house_in_use
 from outbox_rows import Outbox
 
-from outbox.dashboard import Dashboard
 from outbox.dashboard.pages import VIEWS
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -32,19 +29,6 @@ document.addEventListener("securitypolicyviolation", (event) => window.violation
 
 
 @pytest.fixture(scope="module")
-def address(whole_outbox: Outbox) -> Iterator[str]:
-    config = uvicorn.Config(Dashboard(whole_outbox.engine, gate=by_header), port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = server.force_exit = True
-    thread.join(10)
-
-
-@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with playwright.sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -56,21 +40,23 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def opened(chromium: Any, address: str) -> Iterator[Open]:
+def opened(chromium: Any, served: Served) -> Iterator[Open]:
     """A page in a browser of its own. What the console says against us, and what was asked for elsewhere, fails the test."""
     contexts, trouble = [], []
 
     def open_(path: str, *, role: str = "admin", width: int = 1280, scheme: str = "light", script: bool = True) -> Any:
         context = chromium.new_context(
             viewport={"width": width, "height": 800}, color_scheme=scheme, java_script_enabled=script,
-            extra_http_headers={"X-Role": role}, base_url=address,
+            extra_http_headers={"X-Role": role}, base_url=served.address,
         )  # fmt: skip
         contexts.append(context)
         context.add_init_script(VIOLATIONS)
         page = context.new_page()
         page.on("pageerror", lambda error: trouble.append(str(error)))
         page.on("console", lambda said: trouble.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda asked: trouble.append(asked.url) if not asked.url.startswith(address) else None)
+        page.on(
+            "request", lambda asked: trouble.append(asked.url) if not asked.url.startswith(served.address) else None
+        )
         page.goto(path)
         return page
 
@@ -169,7 +155,7 @@ def test_what_somebody_has_chosen_does_not_move_away(opened: Open, outbox: Outbo
     page = opened("/tasks")
     page.check(f'input[value="{first}"]')
     second = outbox.add("new")
-    page.wait_for_timeout(2500)
+    page.wait_for_selector(".facets .pending + b >> text=2")  # the news has come
     assert page.locator(f'input[value="{second}"]').count() == 0
     assert page.is_checked(f'input[value="{first}"]')
     page.uncheck(f'input[value="{first}"]')
@@ -177,7 +163,7 @@ def test_what_somebody_has_chosen_does_not_move_away(opened: Open, outbox: Outbo
     page.wait_for_selector(f'input[value="{second}"]', timeout=5000)
 
 
-def test_a_tab_that_nobody_sees_asks_nothing(opened: Open, outbox: Outbox) -> None:
+def test_a_tab_that_nobody_sees_asks_nothing(opened: Open, outbox: Outbox, served: Served) -> None:
     page = opened("/tasks")
     page.wait_for_function("document.querySelector('[data-fresh]')?.textContent === 'Live'")
     asked: list[str] = []
@@ -186,8 +172,8 @@ def test_a_tab_that_nobody_sees_asks_nothing(opened: Open, outbox: Outbox) -> No
         "Object.defineProperty(document, 'hidden', {value: true, configurable: true}); "
         "document.dispatchEvent(new Event('visibilitychange'))"
     )
+    await_that(served.nobody_follows)  # and so nothing can come, nor is anything read
     id = outbox.add("unseen")
-    page.wait_for_timeout(2500)
     assert asked == []
     assert page.locator(f'input[value="{id}"]').count() == 0
     page.evaluate(

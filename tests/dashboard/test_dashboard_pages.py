@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from counted import statements
 from dashboard_eyes import Eyes, a_house_in_use, links_of
 from outbox_rows import Outbox
 from sqlalchemy.engine import make_url
@@ -74,9 +75,9 @@ def test_no_page_has_a_script_or_a_style_of_its_own(eyes: Eyes, outbox: Outbox) 
 def test_no_page_takes_more_than_twelve_statements(eyes: Eyes, outbox: Outbox) -> None:
     found = a_house_in_use(outbox)
     for path in pages_of(found):
-        with eyes.statements() as statements:
+        with statements(eyes.engine) as said:
             eyes.page(path)
-        assert 0 < len(statements) <= 12, (path, len(statements), [each.split()[:6] for each in statements])
+        assert 0 < len(said) <= 12, (path, len(said), [each.split()[:6] for each in said])
 
 
 def test_looking_changes_nothing(eyes: Eyes, outbox: Outbox) -> None:

@@ -7,12 +7,12 @@ import re
 import secrets
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
-from awaiting import SOON
+from awaiting import SOON, await_that
 from pages import page
 
 __all__ = ["Shell", "follow", "open_shell"]
@@ -74,11 +74,10 @@ def follow(name: str, shell: Shell, folder: Path, *, instead: Mapping[str, str])
 
 def _do(shell: Shell, command: str, shown: list[str]) -> None:
     told = shell.run(command)
-    until = time.monotonic() + (SOON.total_seconds() if _LOOKS.match(command) else 0)
-    while not _shows(told, shown) and time.monotonic() < until:
-        time.sleep(0.1)
-        told = shell.run(command)
-    assert _shows(told, shown), f"{command}\n{told}"
+    if not _LOOKS.match(command):
+        assert _shows(told, shown), f"{command}\n{told}"
+    elif not _shows(told, shown):
+        await_that(lambda: _shows(shell.run(command), shown), SOON, pace=timedelta(milliseconds=100))
 
 
 def _commands(block: str) -> Iterator[tuple[str, list[str]]]:

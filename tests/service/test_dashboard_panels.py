@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
+from counted import statements
 from fastapi.testclient import TestClient
 from service_eyes import ADMIN, Database, settings_for
-from sqlalchemy import Engine, event
 from sqlalchemy.orm import Session
 
 from outbox.dashboard import Refused
@@ -125,31 +124,6 @@ def attempted(database: Database, delivery: str) -> None:
 def audited(database: Database) -> list[tuple[str, str, str]]:
     rows = database.query("select who, action, subject from outbox.audit order by id")
     return [(row["who"], row["action"], row["subject"]) for row in rows]
-
-
-@contextmanager
-def statements(engine: Engine) -> Iterator[list[str]]:
-    """Every statement of the block, through whichever of the engine's connections."""
-    said: list[str] = []
-
-    class Told(psycopg.Cursor[Any]):
-        def execute(self, query: Any, *rest: Any, **more: Any) -> Any:
-            said.append(str(query))
-            return super().execute(query, *rest, **more)
-
-    def lend(connection: Any, *_: Any) -> None:
-        connection.cursor_factory = Told
-
-    def take_back(connection: Any, *_: Any) -> None:
-        connection.cursor_factory = psycopg.Cursor
-
-    event.listen(engine, "checkout", lend)
-    event.listen(engine, "checkin", take_back)
-    try:
-        yield said
-    finally:
-        event.remove(engine, "checkout", lend)
-        event.remove(engine, "checkin", take_back)
 
 
 class TestThePages:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from datetime import timedelta
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, cast
 
 import httpx2
 import psycopg
+from awaiting import await_that
 
 __all__ = ["Load", "Mailbox", "Told", "counted", "states", "webhooks_of"]
 
@@ -89,8 +91,9 @@ class Load:
         address, quantity = f"b{name}@example.org", random.randint(1, 9)
         items = [{"sku": "MUG-01", "quantity": quantity, "unit_price_cents": PRICE_CENTS}]
         body = {"email": address, "items": items, "currency": self._currency, "client_id": name}
-        while (answer := self._post(client, "/v1/orders", body)) is None:
-            time.sleep(0.1)
+        answer = await_that(
+            lambda: self._post(client, "/v1/orders", body), timedelta(minutes=3), pace=timedelta(milliseconds=100)
+        )
         self.told.orders += answer["task_ids"]
         with self._lock:
             self.told.buyers[address] = quantity * PRICE_CENTS
