@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -32,6 +33,8 @@ from outbox.wake import CHANNEL
 
 __all__ = ["Dashboard"]
 
+#: Pages that one visitor may have open at once: browsers close the streams of those that nobody sees.
+OPEN = 60
 SAID, THEME = "outbox_said", "outbox_theme"
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -73,6 +76,7 @@ class Dashboard:
         self._acts = {**ACTS, **{path: act for panel in panels for path, act in panel.acts.items()}}
         self._pages = Pages([panel.templates for panel in panels if panel.templates is not None])
         self._hub = Hub(self._blocks)
+        self._following: Counter[str] = Counter()
         self._routes = [Route(path, self._showing(view), methods=["GET"]) for path, view in self._views.items()]
         self._app = Starlette(
             routes=[
@@ -206,14 +210,22 @@ class Dashboard:
         visitor = await self._gate.visitor(request)
         if visitor is None:
             raise HTTPException(401, "You are not signed in.")
-        if self._hub.closed or self._hub.full:
+        if self._hub.closed or self._hub.full or self._following[visitor.name] >= OPEN:
             raise HTTPException(503, "As many pages are followed as may be at once.")
         at = urlsplit(request.query_params.get("at", ""))
         look = Look(base_of(request), at.path, at.query, visitor.role)
         if self._found(look) is None:
             raise HTTPException(404, "There is no such page.")
         headers = {**HEADERS, "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._hub.follow(look), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(self._stream(visitor, look), headers=headers, media_type="text/event-stream")
+
+    async def _stream(self, visitor: Visitor, look: Look) -> AsyncIterator[str]:
+        self._following[visitor.name] += 1
+        try:
+            async for frame in self._hub.follow(look):
+                yield frame
+        finally:
+            self._following[visitor.name] -= 1
 
     def _found(self, look: Look) -> tuple[View, dict[str, str]] | None:
         scope = {"type": "http", "method": "GET", "path": look.path, "root_path": ""}
