@@ -7,7 +7,7 @@ PROCESSES ?= 4
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up servers test chaos mta bench lint format docs python broker clean
+.PHONY: help demo up servers test chaos mta bench lint format docs python broker browser clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ up: python broker ## the whole system without traffic; restarts whatever dies
 servers: python broker ## PostgreSQL and RabbitMQ alone
 	@exec $(PYTHON) -m deploy.local servers $(ARGS)
 
-test: python broker ## the tests, against a real PostgreSQL and a real RabbitMQ (ARGS go to pytest)
+test: python broker browser ## the tests, against a real PostgreSQL and a real RabbitMQ (ARGS go to pytest)
 	@exec $(PYTHON) -m pytest -m "not long and not mta" --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 chaos: python broker ## minutes of killing things under load
@@ -54,3 +54,6 @@ python:
 
 broker:
 	@deploy/local/setup.sh broker
+
+browser:
+	@deploy/local/setup.sh browser

@@ -2,6 +2,7 @@
 # Sets up what the make targets need; what is there already costs nothing.
 #   deploy/local/setup.sh python    the virtual environment with the pinned dependencies
 #   deploy/local/setup.sh broker    a RabbitMQ server to run a private node of, unless RABBITMQ_URL names one
+#   deploy/local/setup.sh browser   a Chromium for the tests of the dashboard, where Debian has one; they skip without
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -111,8 +112,27 @@ install_rabbitmq_with_apt() {
     fi
 }
 
+# --- browser ---
+
+set_up_browser() {
+    if has_chromium; then return; fi
+    if is_debian && may_install; then
+        say "Installing chromium with apt-get (about a minute) ..."
+        (apt_install chromium fonts-dejavu-core) || true
+    fi
+    has_chromium || say "There is no chromium: the tests that need a browser skip. CHROMIUM names one elsewhere."
+}
+
+has_chromium() {
+    [ -n "${CHROMIUM:-}" ] || command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1
+}
+
+# Elsewhere the package of that name is none of a browser's.
+is_debian() { grep -qx 'ID=debian' /etc/os-release 2>/dev/null; }
+
 case "${1:-}" in
 python) set_up_python ;;
 broker) set_up_broker ;;
-*) fail "usage: deploy/local/setup.sh python|broker" ;;
+browser) set_up_browser ;;
+*) fail "usage: deploy/local/setup.sh python|broker|browser" ;;
 esac
