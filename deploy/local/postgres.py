@@ -23,7 +23,7 @@ from deploy.local.account import (
     unprivileged_account,
 )
 from deploy.local.child import Child, Command
-from deploy.local.ports import free_ports, is_free, is_listening
+from deploy.local.ports import claim, free_ports, is_listening
 from deploy.local.server import ServerFailed, await_ready, remember, remembered
 
 USER = "outbox"
@@ -133,7 +133,7 @@ class Postgres:
         if not self._port:
             facts = remembered(facts_file) or {"port": 0, "password": secrets.token_hex(16)}
             self._password = facts["password"]
-            self._port = facts["port"] if facts["port"] and is_free(facts["port"]) else free_ports(1)[0]
+            self._port = facts["port"] if facts["port"] and claim(facts["port"]) else free_ports(1)[0]
         remember(facts_file, {"port": self._port, "password": self._password})
         if not (self.directory / "data" / "PG_VERSION").exists():
             self._make_cluster()

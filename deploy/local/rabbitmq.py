@@ -15,7 +15,7 @@ import pika.exceptions
 
 from deploy.local.account import delete_directory
 from deploy.local.child import Child, Command, write_atomically
-from deploy.local.ports import free_ports, is_free, is_listening
+from deploy.local.ports import claim, free_ports, is_listening
 from deploy.local.server import ServerFailed, await_ready, remember, remembered
 
 USER = "outbox"
@@ -216,6 +216,6 @@ def _new_facts() -> dict[str, str | int]:
 def _with_free_ports(facts: dict[str, str | int]) -> dict[str, str | int]:
     """The remembered ports; all of them new when something else listens on one of them now."""
     names = ("port", "dist_port", "epmd_port")
-    if facts["port"] and all(is_free(int(facts[name])) for name in names):
+    if facts["port"] and all(claim(int(facts[name])) for name in names):
         return facts
     return facts | dict(zip(names, free_ports(len(names)), strict=True))

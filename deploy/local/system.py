@@ -13,7 +13,7 @@ from shlex import quote
 
 from deploy.local.child import write_atomically
 from deploy.local.place import ROOT, Place
-from deploy.local.ports import free_ports, is_free
+from deploy.local.ports import claim, free_ports
 from deploy.local.server import remember, remembered
 
 OUTBOX = str(Path(sys.executable).with_name("outbox"))
@@ -55,8 +55,8 @@ class Ports:
         file = place.directory / "ports.json"
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         before = remembered(file) or {}
-        ports |= {name: port for name, port in before.items() if name in ports and is_free(port)}
-        if "api" not in before and is_free(8000):
+        ports |= {name: port for name, port in before.items() if name in ports and claim(port)}
+        if "api" not in before and claim(8000):
             ports["api"] = 8000
         remember(file, ports)
         return cls({name: port for name, port in ports.items() if name != "smtp"}, ports["smtp"])

@@ -17,7 +17,7 @@ from awaiting import await_that
 
 from deploy.local.child import Child, Command, _environment_of, is_alive
 from deploy.local.place import ROOT, PlaceTaken, take, take_free_slot
-from deploy.local.ports import free_ports
+from deploy.local.ports import claim, free_ports
 from deploy.local.postgres import Postgres
 from deploy.local.rabbitmq import RabbitMQ
 from deploy.local.server import ServerFailed
@@ -90,6 +90,29 @@ def test_ports_lie_outside_the_range_for_outgoing_connections() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
     assert not [port for port in ports if first <= port <= last]
+
+
+def test_a_port_is_handed_to_one_process_only_though_nobody_listens_yet() -> None:
+    (mine,) = free_ports(1)
+    ask = f"from deploy.local.ports import claim; print(claim({mine}))"
+    assert subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+    other = subprocess.run(
+        [sys.executable, "-c", "from deploy.local.ports import *; print(*free_ports(1))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert claim(int(other.stdout)), "a claim ends with its process"
+
+
+def test_a_process_is_not_handed_the_same_port_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.local.ports._outside_ephemeral", lambda: [20001, 20002, 20003])
+    monkeypatch.setattr("deploy.local.ports.claim", lambda port: True)
+    monkeypatch.setattr("deploy.local.ports._chosen", set())
+    assert set(free_ports(2)) | set(free_ports(1)) == {20001, 20002, 20003}
+    with pytest.raises(OSError, match="no 1 free ports"):
+        free_ports(1)
 
 
 def test_a_place_has_one_owner_and_the_next_run_gets_another_slot(tmp_path: Path) -> None:
