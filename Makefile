@@ -7,7 +7,7 @@ PROCESSES ?= 4
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up servers test chaos mta bench lint format docs python broker browser clean
+.PHONY: help demo up servers test chaos mta bench audit lint format docs python broker browser clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,6 +32,10 @@ mta: python ## mail to the real Postfix, OpenSMTPD and Exim that are installed; 
 
 bench: python broker ## the figures, each a ratio within one run
 	@exec $(PYTHON) -m bench $(ARGS)
+
+audit: python ## known vulnerabilities of what is pinned, by the package index (ARGS go to pip-audit)
+	@deploy/local/setup.sh audit
+	@exec .dev/audit/bin/pip-audit --requirement requirements.txt --disable-pip --require-hashes --strict $(ARGS)
 
 lint: python ## style, types, and the arrows between the packages
 	.venv/bin/ruff check .

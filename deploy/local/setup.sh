@@ -3,6 +3,7 @@
 #   deploy/local/setup.sh python    the virtual environment with the pinned dependencies
 #   deploy/local/setup.sh broker    a RabbitMQ server to run a private node of, unless RABBITMQ_URL names one
 #   deploy/local/setup.sh browser   a Chromium for the tests of the dashboard, where Debian has one; they skip without
+#   deploy/local/setup.sh audit     pip-audit, in an environment of its own: none of it belongs among what it looks at
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -130,9 +131,22 @@ has_chromium() {
 # Elsewhere the package of that name is none of a browser's.
 is_debian() { grep -qx 'ID=debian' /etc/os-release 2>/dev/null; }
 
+# --- audit ---
+
+set_up_audit() {
+    wanted=$(cksum <deploy/local/audit.txt)
+    if [ "$(cat .dev/audit/stamp 2>/dev/null)" = "$wanted" ]; then return; fi
+    say "Installing pip-audit ..."
+    rm -rf .dev/audit
+    quietly .venv/bin/python -m venv .dev/audit
+    quietly .dev/audit/bin/python -m pip install --disable-pip-version-check --require-hashes -r deploy/local/audit.txt
+    echo "$wanted" >.dev/audit/stamp
+}
+
 case "${1:-}" in
 python) set_up_python ;;
 broker) set_up_broker ;;
 browser) set_up_browser ;;
-*) fail "usage: deploy/local/setup.sh python|broker|browser" ;;
+audit) set_up_audit ;;
+*) fail "usage: deploy/local/setup.sh python|broker|browser|audit" ;;
 esac
