@@ -9,10 +9,12 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from outbox.ledger import Conn
 
-__all__ = ["PROMPT", "SILENT_CLIENT", "PromptConnection", "answered", "connect"]
+__all__ = ["PROMPT", "SILENT_CLIENT", "PromptConnection", "answered", "connect", "driver_error", "passes"]
 
 #: For statements that take milliseconds: an answer that takes longer will not come any more.
 PROMPT = timedelta(seconds=10)
@@ -112,3 +114,19 @@ def answered(engine: Engine, *, within: timedelta) -> Engine:
 
 def _milliseconds(span: timedelta) -> int:
     return int(span.total_seconds() * 1000)
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """What psycopg said, where SQLAlchemy wrapped it."""
+    return (error.orig or error) if isinstance(error, DBAPIError) else error
+
+
+def passes(error: BaseException) -> bool:
+    """Whether this error of the database is trouble that passes; everything else, it would refuse again."""
+    orig = driver_error(error)
+    if isinstance(orig, (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)):
+        return True
+    # A server that was demoted to a standby in the middle of a failover refuses writes.
+    return isinstance(orig, psycopg.errors.ReadOnlySqlTransaction) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )

@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from actors import mail, webhooks
+from outbox.database import driver_error, passes
 from outbox.errors import TaskNotFound, WrongState
 from outbox.logs import get_logger
 from service.violations import Violation, violations_of
@@ -163,9 +164,9 @@ async def _answer_of_refusal(request: Request, error: Exception) -> JSONResponse
 
 async def _answer_of_database(request: Request, error: Exception) -> JSONResponse:
     """503 for trouble that passes; what the database refuses for good is a fault of ours, and surfaces as one."""
-    if not _passes(error):
+    if not passes(error):
         raise error
-    log.warning("the database is in trouble", error=type(_driver_error(error)).__name__)
+    log.warning("the database is in trouble", error=type(driver_error(error)).__name__)
     wait = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return _respond(request, Problem("unavailable", "The database cannot be reached just now.", headers=wait))
 
@@ -176,20 +177,6 @@ async def _answer_to_nobody(request: Request, _error: Exception) -> JSONResponse
 
 async def _answer_of_surprise(request: Request, _error: Exception) -> JSONResponse:
     return _respond(request, Problem("internal", "It was logged under this request's id."))
-
-
-def _driver_error(error: Exception) -> BaseException:
-    return (error.orig or error) if isinstance(error, DBAPIError) else error
-
-
-def _passes(error: Exception) -> bool:
-    orig = _driver_error(error)
-    if isinstance(orig, (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError)):
-        return True
-    # A server that was demoted to a standby in the middle of a failover refuses writes.
-    return isinstance(orig, psycopg.errors.ReadOnlySqlTransaction) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
 
 
 async def _explain(slug: str) -> PlainTextResponse:

@@ -27,6 +27,7 @@ from outbox.dashboard.pages import ACTS, TABS, VIEWS
 from outbox.dashboard.render import ASSETS, POLICY, Pages
 from outbox.dashboard.requests import back_of, base_of, below, form_of, is_secure
 from outbox.dashboard.sources import Source, connections
+from outbox.database import driver_error, passes
 from outbox.errors import OutboxError
 from outbox.logs import get_logger
 from outbox.wake import CHANNEL
@@ -43,6 +44,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+_NOT_MIGRATED = (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn, psycopg.errors.InvalidSchemaName)
 
 log = get_logger("outbox.dashboard")
 
@@ -129,8 +132,17 @@ class Dashboard:
             return view(self._ask(conn, visitor, base_of(request), request.path_params, request.query_params))
 
     def _ask(
-        self, conn: Any, visitor: Visitor, base: str, path: Mapping[str, str], params: QueryParams, form: Any = None
+        self,
+        conn: Any,
+        visitor: Visitor,
+        base: str,
+        path: Mapping[str, str],
+        params: QueryParams,
+        form: Mapping[str, Sequence[str]] | None = None,
     ) -> Ask:
+        given = (*path.values(), *params.values(), *(text for texts in (form or {}).values() for text in texts))
+        if any("\0" in text for text in given):
+            raise HTTPException(400, "No name, id or text has a NUL character in it. Nothing was done.")
         return Ask(conn, visitor, base, path, params, form or {}, self._schema, self._panels)
 
     def _rendered(self, page: Page, request: Request, visitor: Visitor | None) -> Response:
@@ -260,7 +272,9 @@ class Dashboard:
     async def _answer(self, request: Request, error: Exception) -> Response:
         """Every error is a page, which says nothing of what the visitor may not see."""
         page = _problem_of(error)
-        if page.status >= 500:
+        if page.status == 500:
+            log.error("a page could not be made", path=below(request), exc_info=error)
+        elif page.status > 500:
             log.warning("a page could not be made", path=below(request), error=f"{type(error).__name__}: {error}"[:300])
         visitor = await self._known(request)
         return self._rendered(page, request, visitor)
@@ -280,9 +294,12 @@ def _problem_of(error: Exception) -> Page:
     if isinstance(error, HTTPException):
         usual = HTTPStatus(error.status_code).phrase
         return _problem(error.status_code, f"{usual}." if error.detail == usual else error.detail)
-    return _problem(
-        503, "The database cannot be reached just now. Tasks that run go on; this page tries again by itself."
-    )
+    if passes(error):
+        told = "The database cannot be reached just now. Tasks that run go on; this page tries again by itself."
+        return _problem(503, told)
+    if isinstance(driver_error(error), _NOT_MIGRATED):
+        return _problem(503, "Tables are missing, or older than this program: run `outbox db upgrade`.")
+    return _problem(500, "This page could not be made. Why not stands in the log of the process that serves it.")
 
 
 def _problem(status: int, told: str) -> Page:

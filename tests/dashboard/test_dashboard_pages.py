@@ -190,6 +190,31 @@ def test_a_database_that_is_away_is_told_with_503(outbox: Outbox) -> None:
         assert 'http-equiv="refresh"' in answer.text
 
 
+def test_tables_that_are_missing_are_told_with_what_makes_them(empty_database_url: str) -> None:
+    with Eyes(empty_database_url) as eyes:  # type: ignore[arg-type]
+        answer = eyes.get("/tasks")
+        assert answer.status_code == 503
+        assert "outbox db upgrade" in answer.text
+
+
+def test_a_fault_of_ours_is_told_as_one_and_logged_whole(
+    eyes: Eyes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("outbox.reads.Reader.audit", lambda _reader, conn, **_: conn.execute("select 1 / 0"))
+    answer = eyes.get("/audit")
+    assert answer.status_code == 500
+    assert "This page could not be made" in answer.text
+    assert "DivisionByZero" not in answer.text
+    assert "DivisionByZero" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/tasks?q=a%00b", "/schedules/%00", "/tasks/%00", "/audit?cursor=%00"])
+def test_nul_is_told_as_what_it_is(eyes: Eyes, path: str) -> None:
+    answer = eyes.get(path)
+    assert answer.status_code == 400
+    assert "NUL character" in answer.text
+
+
 def test_a_url_serves_as_well_as_an_engine(outbox: Outbox) -> None:
     id = outbox.add("x")
     with Eyes(outbox.url) as eyes:  # type: ignore[arg-type]
