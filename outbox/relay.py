@@ -113,7 +113,8 @@ class Relay:
 
     @property
     def alive(self) -> bool:
-        return all(lane.is_alive() for lane in self.lanes) and self.keeper.alive and self.registry.alive
+        others = (self.keeper, self.registry, self.chronicle, self.carrier)
+        return all(lane.is_alive() for lane in self.lanes) and all(each.alive for each in others)
 
     def connect(self, name: str, **options: Any) -> Conn:
         return database.connect(self.settings.conninfo, name=f"relay {name}", pooled=self.settings.pooled, **options)

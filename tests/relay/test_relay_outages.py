@@ -113,6 +113,14 @@ def test_what_a_wiped_disk_lost_is_published_again(
     assert relay.alive
 
 
+@pytest.mark.parametrize("part", ["keeper", "registry", "chronicle", "carrier"])
+def test_a_relay_without_one_of_its_parts_is_not_alive(make_relay: MakeRelay, part: str) -> None:
+    relay = make_relay()
+    assert relay.alive
+    getattr(relay, part).stop()
+    await_that(lambda: not relay.alive)
+
+
 def test_a_database_that_was_killed_is_served_again_as_soon_as_it_is_back(
     outbox: Outbox, queues: Queues, make_relay: MakeRelay, own_postgres: Postgres
 ) -> None:
