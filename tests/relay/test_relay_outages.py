@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import pytest
 from awaiting import await_that
 from outbox_rows import Outbox
 from relay_eyes import (
