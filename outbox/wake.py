@@ -19,8 +19,10 @@ from outbox.models import Task
 __all__ = ["CHANNEL", "Waker", "wake"]
 
 CHANNEL = "outbox"
-#: Between two wake-ups, in seconds: what commits meanwhile shares the next one, and the first is immediate.
-PAUSE = 0.01
+#: Seconds between two wake-ups under a steady stream, and between those of a burst: what commits meanwhile shares the next one.
+PAUSE, SHORTEST = 0.01, 0.001
+#: So many may follow each other quickly, as one for each PAUSE was saved up: commits are rarely evenly apart.
+BURST = 10
 #: A hint need not reach the disk. In one message, and local to it: behind a pooler the session is somebody else's next.
 NOTIFY = f"begin; set local synchronous_commit = off; notify {CHANNEL}; commit"
 log = get_logger("outbox.wake")
@@ -58,6 +60,7 @@ class Waker:
                     self._thread.start()
 
     def _speak(self) -> None:
+        due = 0.0
         while self._wanted.wait(timeout=300):
             self._wanted.clear()
             try:
@@ -68,7 +71,9 @@ class Waker:
                     )
                     self._connection.within = PROMPT
                 self._connection.execute(NOTIFY)
-                time.sleep(PAUSE)
+                now = time.monotonic()
+                due = max(due, now) + PAUSE
+                time.sleep(max(SHORTEST, due - now - BURST * PAUSE))
             except psycopg.Error as error:
                 log.debug("wake-up not sent, for now the poll finds the rows", error=str(error))
                 if self._connection is not None:

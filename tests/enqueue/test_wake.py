@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from sqlalchemy import text
 
 from outbox import enqueue
 from outbox.ledger import Conn
-from outbox.wake import PAUSE, Waker
+from outbox.wake import BURST, PAUSE, SHORTEST, Waker
 
 
 @pytest.fixture
@@ -62,21 +63,29 @@ def test_wake_ups_in_quick_succession_become_few(outbox: Outbox, listener: Conn)
     assert 1 <= len(heard(listener, within=10)) <= 500
 
 
-def test_under_a_steady_stream_every_pause_is_as_short_as_the_first(
+def test_a_burst_is_told_quickly_and_a_steady_stream_at_an_even_pace(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that grew would stay: each commit then waits for the poll."""
-    waker, pauses = Waker(outbox.url), list[float]()
+    """A pause that grew without bound would stay: each commit then waits for the poll."""
+    waker, pauses, clock = Waker(outbox.url), list[float](), [100.0]
 
     def commit_meanwhile(pause: float) -> None:
+        if threading.current_thread() is not waker._thread:
+            return  # the waker of another test, which speaks still
         pauses.append(pause)
-        if len(pauses) < 8:
+        clock[0] += pause
+        if len(pauses) % 50:
             waker.wake()
 
-    monkeypatch.setattr("outbox.wake.time", SimpleNamespace(sleep=commit_meanwhile))
+    monkeypatch.setattr("outbox.wake.time", SimpleNamespace(sleep=commit_meanwhile, monotonic=lambda: clock[0]))
     waker.wake()
-    await_that(lambda: len(pauses) == 8)
-    assert set(pauses) == {PAUSE}
+    await_that(lambda: len(pauses) == 50)
+    assert pauses[:BURST] == [SHORTEST] * BURST
+    assert pauses[-30:] == pytest.approx([PAUSE] * 30)
+    clock[0] += BURST * PAUSE
+    waker.wake()
+    await_that(lambda: len(pauses) == 100)
+    assert pauses[50:60] == [SHORTEST] * BURST
 
 
 def test_a_wake_up_waits_for_nobody_and_survives_a_database_that_is_away(outbox: Outbox, listener: Conn) -> None:
