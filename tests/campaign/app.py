@@ -6,7 +6,6 @@ A line is one write(2), so whatever dies leaves whole lines. Instants are the ma
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from periodiq import cron
 from sqlalchemy import text
 
 from outbox import OutboxBroker, Permanent, current_run
+from tests.telling import write_down
 
 __all__ = ["LIMIT", "broker", "say"]
 
@@ -33,12 +33,7 @@ HELD = 2.0
 
 def say(file: str, **facts: object) -> None:
     """Write these facts down. `file`: the environment variable that names it."""
-    line = json.dumps(facts | {"at": time.monotonic()})
-    written = os.open(Path(os.environ[file]), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    try:
-        os.write(written, line.encode() + b"\n")
-    finally:
-        os.close(written)
+    write_down(Path(os.environ[file]), **facts, at=time.monotonic())
 
 
 @contextmanager

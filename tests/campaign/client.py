@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from outbox import OutboxError, database, enqueue, operate
 from tests.campaign.app import LIMIT, broker, doomed, event, held, mail, order, place, say, step
+from tests.telling import facts_of
 
 TOLD = "CAMPAIGN_TOLD"
 PAUSE = float(os.environ.get("CAMPAIGN_PAUSE", "0"))
@@ -122,9 +123,8 @@ def main(client: str, first: int, count: int) -> None:
 
 def _next(client: str) -> int:
     """After the last unit that was told before we were killed."""
-    file = Path(os.environ[TOLD])
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return max((told["number"] + 1 for told in lines if told.get("client") == client), default=0)
+    lines = facts_of(Path(os.environ[TOLD]))
+    return max((line["number"] + 1 for line in lines if line.get("client") == client), default=0)
 
 
 def _until_told(ask: Callable[[], Any]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from outbox.ledger import Ledger
 from tests.awaiting import await_that
 from tests.campaign.checker import Account, Fate, Fault, Promise, Run
 from tests.campaign.clock import Clock
+from tests.telling import facts_of
 from tests.wire import Wire
 
 __all__ = ["LEASE", "System"]
@@ -282,9 +282,7 @@ class System:
         return f"{rows}; logs in {self._directory}; done {self._done}"
 
     def _lines(self, name: str, start: int = 0) -> list[dict[str, Any]]:
-        """From this byte on."""
-        file = self._directory / name
-        return [json.loads(line) for line in file.read_bytes()[start:].splitlines()] if file.exists() else []
+        return facts_of(self._directory / name, start)
 
     def _size(self, name: str) -> int:
         file = self._directory / name

@@ -7,7 +7,6 @@ repeats a request under its `client_id`: a unit whose row is there was committed
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -24,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from outbox import OutboxBroker, Permanent, Snooze, WrongState, current_run, enqueue, operate
 from tests.awaiting import await_that
+from tests.telling import write_down
 
 broker = OutboxBroker()
 dramatiq.set_broker(broker)
@@ -33,10 +33,7 @@ STEP = 0.01
 
 
 def trace(label: str, what: str) -> None:
-    line = json.dumps({"label": label, "what": what, "at": time.monotonic(), "pid": os.getpid()})
-    file = os.open(TRACE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, line.encode() + b"\n")
-    os.close(file)
+    write_down(TRACE, label=label, what=what, at=time.monotonic(), pid=os.getpid())
 
 
 def has_begun(label: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from tests.crashpoints.life import UNITS
+from tests.telling import facts_of
 
 __all__ = ["judge"]
 
@@ -105,8 +106,7 @@ def _of_the_tables(conn: psycopg.Connection[Any], ticks: list[str]) -> list[str]
 
 def _times(trace: Path, what: str) -> dict[str, list[float]]:
     times: defaultdict[str, list[float]] = defaultdict(list)
-    for line in trace.read_text().splitlines() if trace.exists() else []:
-        said = json.loads(line)
+    for said in facts_of(trace):
         if said["what"] == what:
             times[said["label"]].append(said["at"])
     return dict(times)
