@@ -12,12 +12,22 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from outbox.ledger import Conn
-
-__all__ = ["PROMPT", "SILENT_CLIENT", "PromptConnection", "answered", "connect", "driver_error", "passes"]
+__all__ = [
+    "ANSWER",
+    "PROMPT",
+    "QUICK",
+    "SILENT_CLIENT",
+    "PromptConnection",
+    "answered",
+    "connect",
+    "driver_error",
+    "passes",
+]
 
 #: For statements that take milliseconds: an answer that takes longer will not come any more.
 PROMPT = timedelta(seconds=10)
+#: For those that take milliseconds too, except where much is to be done: after such a silence the next one is given ANSWER.
+QUICK = timedelta(seconds=20)
 #: For all others. The server itself ends a statement after a minute.
 ANSWER = timedelta(seconds=65)
 
@@ -37,7 +47,7 @@ def connect(
     pooled: bool = False,
     unhurried: bool = False,
     within: timedelta = ANSWER,
-) -> Conn:
+) -> PromptConnection:
     """An autocommit connection; transactions are opened where they are meant, in READ COMMITTED: the ledger's guards
     rely on seeing what was committed before each statement, whatever the database's default is.
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 
 from outbox import database
+from outbox.database import ANSWER, QUICK, PromptConnection
 from outbox.ledger import Conn, Ledger
 from outbox.logs import get_logger
 from outbox.registry import Registry
@@ -89,7 +90,8 @@ class Keeper:
         return self._thread.is_alive()
 
     def _keep(self) -> None:
-        conn: Conn | None = None
+        conn: PromptConnection | None = None
+        within = QUICK
         while not self._stopping.is_set():
             try:
                 conn = conn or database.connect(
@@ -98,8 +100,11 @@ class Keeper:
                     idle_in_transaction=self._settings.lease,
                     pooled=self._settings.pooled,
                 )
+                conn.within = within
                 self._do_what_is_due(conn)
+                within = QUICK
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                within = ANSWER
                 log.warning("keeper waits for the database", error=str(error).strip())
                 _close(conn)
                 conn = None

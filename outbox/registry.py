@@ -15,6 +15,7 @@ from dramatiq.errors import DecodeError
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ShortStringTooLong
 
 from outbox import database, foreign
+from outbox.database import ANSWER, QUICK
 from outbox.ledger import Conn, Due, Ledger
 from outbox.logs import get_logger
 from outbox.relay_metrics import LOST
@@ -63,7 +64,8 @@ class Registry:
         self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="outbox-registry", daemon=True)
-        self._conn: Conn | None = None
+        self._conn: database.PromptConnection | None = None
+        self._within = QUICK
         self._broker: pika.BlockingConnection | None = None
         self._channel: Any = None
         self.backlog = threading.Event()
@@ -142,7 +144,9 @@ class Registry:
         while not self._stopping.is_set():
             try:
                 self._look()
+                self._within = QUICK
             except (AMQPError, psycopg.Error, OSError, ConnectionError) as error:
+                self._within = ANSWER if isinstance(error, psycopg.Error) else QUICK
                 log.warning("cannot look at the queues", error=str(error).strip() or repr(error))
                 self._drop()
                 self._stopping.wait(0.5)
@@ -312,7 +316,7 @@ class Registry:
             self._channel = self._amqp().channel()
         return self._channel
 
-    def _connect(self, name: str) -> Conn:
+    def _connect(self, name: str) -> database.PromptConnection:
         return database.connect(
             self._settings.conninfo, name=f"relay {name}", idle_in_transaction=DECLARING, pooled=self._settings.pooled
         )
@@ -320,6 +324,7 @@ class Registry:
     def _database(self) -> Conn:
         if self._conn is None or self._conn.closed:
             self._conn = self._connect("registry")
+        self._conn.within = self._within
         return self._conn
 
     def _drop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from awaiting import await_that
@@ -117,3 +118,29 @@ def test_a_relay_that_stops_has_its_batch_confirmed_and_marked_first(
     late = outbox.add()
     outbox.conn.execute("select id from outbox.task for update nowait")
     assert outbox.state(late) == "pending"
+
+
+def test_a_database_that_fell_silent_behind_a_proxy_holds_up_relaying_no_longer_than_a_quick_answer_may_take(
+    outbox: Outbox, queues: Queues, make_relay: MakeRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I5: lanes may go on with the room that was known; once it is used up, they need the registry to look again."""
+    for where in ("registry", "keeper"):
+        monkeypatch.setattr(f"outbox.{where}.QUICK", QUICK)
+    monkeypatch.setattr("outbox.relay.STALL", timedelta(seconds=0))
+    wire = HeldWire(outbox.url)
+    try:
+        make_relay(database_url=wire.url, confirm_timeout=QUICK, relay_lanes=1, relay_window=20)
+        first = outbox.add()
+        await_that(lambda: outbox.state(first) == "published")
+        wire.vanish()
+        wanted, taken = {first, *outbox.add_many(100), outbox.add(delay=timedelta(seconds=1))}, set[UUID]()
+        began = time.monotonic()
+
+        def all_taken() -> bool:
+            taken.update(map(id_of, queues.take()))
+            return taken == wanted
+
+        await_that(all_taken, timedelta(seconds=20))
+        print(f"all published {time.monotonic() - began:.1f} s after the database fell silent")
+    finally:
+        wire.close()
