@@ -182,7 +182,7 @@ class OutboxBroker(RabbitmqBroker):
         """The engine of the sessions in which actors write (I9)."""
         with self._lock:
             if self._engine is None:
-                self._engine = create_engine(
+                engine = create_engine(
                     self.settings.sqlalchemy_url,
                     pool_size=64,  # as many as threads use at once stay open: one that is opened for a task costs as much as it
                     max_overflow=192,
@@ -196,6 +196,7 @@ class OutboxBroker(RabbitmqBroker):
                         "application_name": "outbox actor",
                     },
                 )
+                self._engine = database.answered(engine)
             return self._engine
 
     def after_fork(self) -> None:

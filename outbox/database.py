@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import psycopg
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -30,6 +30,9 @@ PROMPT = timedelta(seconds=10)
 QUICK = timedelta(seconds=20)
 #: For all others. The server itself ends a statement after a minute.
 ANSWER = timedelta(seconds=65)
+
+#: For what is not ours to limit.
+UNLIMITED = timedelta.max
 
 #: The server drops a client whose machine is gone within half a minute, and its locks with it.
 SILENT_CLIENT = (
@@ -108,18 +111,45 @@ class PromptConnection(psycopg.Connection[Any]):
             return end.value
 
 
-def answered(engine: Engine, *, within: timedelta) -> Engine:
-    """The engine, whose connections of psycopg 3 end when a request is not answered in time. Give it more than its
-    `statement_timeout`, so that the server ends first what it is still at.
+def answered(engine: Engine, *, within: timedelta = UNLIMITED, at_rest: timedelta = PROMPT) -> Engine:
+    """The engine, whose connections of psycopg 3 end when a request is not answered in time: a statement `within` that time, a
+    COMMIT in ANSWER at most; a ROLLBACK, and what the pool asks to see whether a connection still lives, `at_rest`.
+
+    Give it more than its `statement_timeout`, so that the server ends first what it is still at. With `pool_pre_ping`, a
+    connection that fell silent in the pool is replaced, and takes along the others of its age.
     """
 
     def connect(_dialect: object, _record: object, words: Sequence[Any], options: dict[str, Any]) -> PromptConnection:
         conn = PromptConnection.connect(*words, **options)
-        conn.within = within
+        conn.within = at_rest
         return conn
 
+    def lend(conn: PromptConnection, *_: object) -> None:
+        conn.within = within
+
+    def take_back(conn: PromptConnection, *_: object) -> None:
+        conn.within = at_rest
+
+    def begin(conn: Connection) -> None:
+        lend(_driver_of(conn))
+
+    def commit(conn: Connection) -> None:
+        _driver_of(conn).within = min(_driver_of(conn).within, ANSWER)
+
+    def roll_back(conn: Connection) -> None:
+        take_back(_driver_of(conn))
+
     event.listen(engine, "do_connect", connect)
+    event.listen(engine, "checkout", lend)
+    event.listen(engine, "reset", take_back)
+    event.listen(engine, "begin", begin)
+    event.listen(engine, "commit", commit)
+    event.listen(engine, "rollback", roll_back)
     return engine
+
+
+def _driver_of(conn: Connection) -> PromptConnection:
+    return cast(PromptConnection, conn.connection.driver_connection)
 
 
 def _milliseconds(span: timedelta) -> int:

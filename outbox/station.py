@@ -13,7 +13,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from outbox.database import PROMPT
+from outbox.database import PROMPT, PromptConnection
 from outbox.lease import Lease, Report
 from outbox.ledger import Claimed, Conn, Finished, Ledger
 from outbox.logs import get_logger
@@ -265,6 +265,7 @@ class Station:
         now = time.monotonic()
         done = Finished(run.task_id, run.run_id, now - (run.started or now), 0.0)
         conn = _driver(session)
+        conn.within = self.within  # from here on, what is said is ours: this, and the COMMIT
         conn.execute(f"set local idle_in_transaction_session_timeout = {int(self._lease.total_seconds() * 1000)}")
         return bool(self.ledger.record_successes(conn, [done]))
 
@@ -355,5 +356,5 @@ class Station:
             consumer.nudge()
 
 
-def _driver(session: Session) -> Conn:
-    return cast(Conn, session.connection().connection.driver_connection)
+def _driver(session: Session) -> PromptConnection:
+    return cast(PromptConnection, session.connection().connection.driver_connection)

@@ -6,6 +6,7 @@ Each breach begins with its name, which `test_checker.py` provokes by a doctored
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class Fate:
 
 @dataclass(frozen=True)
 class Fault:
-    """`pids` are those that it froze; `recovered`: seconds from its end until something new was done, if that was awaited."""
+    """`pids` are those that it froze; `recovered`: seconds from its end until something new was done, if that was awaited;
+    infinite: nothing was, for as long as that was waited for."""
 
     name: str
     began: float
@@ -90,6 +92,7 @@ def check(account: Account) -> list[str]:
         *_of_cancels(account),
         *_of_the_limit(account),
         *_of_fires(account),
+        *_of_standstills(account),
     ]
 
 
@@ -205,3 +208,9 @@ def _trusted(account: Account) -> Sequence[Run]:
             for fault in account.faults
         )
     ]
+
+
+def _of_standstills(account: Account) -> Iterator[str]:
+    for fault in account.faults:
+        if fault.recovered == math.inf:
+            yield f"stood still: nothing that was enqueued after “{fault.name}” was done"

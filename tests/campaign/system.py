@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -184,7 +185,8 @@ class System:
             return what(conn)
 
     def await_recovery(self, within: timedelta) -> float | None:
-        """Seconds until a task that is enqueued from now on has ended; None when none is, or not in time."""
+        """Seconds until a task that is enqueued from now on has ended: infinite when none has within that time, None when
+        the clients are at their end and enqueue none."""
         began = time.monotonic()
         told, runs = (self._size(name) for name in ("told", "runs"))
 
@@ -196,7 +198,9 @@ class System:
             return self.all_is_told or recovered() or time.monotonic() - began > within.total_seconds()
 
         await_that(settled, 2 * within, pace=timedelta(milliseconds=50))
-        return time.monotonic() - began if recovered() else None
+        if recovered():
+            return time.monotonic() - began
+        return None if self.all_is_told else math.inf
 
     def retry_the_dead(self) -> None:
         """As an operator does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,6 +106,10 @@ def crowded(account: Account) -> None:
         started(account, label, 1.0)
 
 
+def stood_still(account: Account) -> None:
+    account.faults.append(Fault("a relay killed", 60.0, 61.0, recovered=math.inf))
+
+
 def started(account: Account, label: str, at: float) -> None:
     account.runs = [replace(run, started=at) if run.label == label else run for run in account.runs]
 
@@ -127,6 +132,7 @@ BREACHES: dict[Callable[[Account], None], str] = {
     back_again: "out of order",
     ran_all_the_same: "ran after its cancel",
     crowded: "beyond the limit",
+    stood_still: "stood still",
 }
 
 

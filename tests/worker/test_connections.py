@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pytest
 from awaiting import await_that
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 from wire import Wire
 from workshop import MakeWorkshop
 
 from outbox import current_run, database
+from outbox.database import UNLIMITED, PromptConnection, answered
 
 ASKED = "select current_setting('idle_in_transaction_session_timeout'), current_setting('enable_seqscan')"
 
@@ -91,4 +95,54 @@ def test_a_worker_whose_database_falls_silent_behind_a_proxy_works_again(
     wire.vanish()
     beside.broker.get_actor("note").send(2)
     await_that(lambda: ran == [1, 2])
+    wire.close()
+
+
+def test_an_engine_s_pool_does_not_wait_for_a_database_that_fell_silent(database_url: str) -> None:
+    """A connection at rest is asked before it is lent, and one in a transaction is rolled back: neither for ever."""
+    second, wire = timedelta(seconds=1), Wire(database_url)
+    engine = answered(create_engine(wire.url, pool_pre_ping=True), at_rest=second)
+    with engine.connect() as conn:
+        assert conn.execute(text("select 1")).scalar() == 1
+        assert cast(PromptConnection, conn.connection.driver_connection).within == UNLIMITED
+    wire.vanish()
+    began = time.monotonic()
+    with engine.begin() as conn:
+        conn.execute(text("select pg_sleep(1.5)"))  # its own affair
+        wire.vanish()
+        with pytest.raises(OperationalError, match="no answer within 1 s"):
+            conn.rollback()
+    with engine.connect() as conn:
+        conn.execute(text("select 1"))
+        conn.rollback()
+        conn.execute(text("select pg_sleep(1.5)"))  # of the next transaction
+    assert 2 < time.monotonic() - began < 10
+    engine.dispose()
+    wire.close()
+
+
+def test_actors_write_on_a_connection_that_works_when_the_one_before_fell_silent(
+    make_workshop: MakeWorkshop, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread had one of the pool, which was asked whether it lives, and the time limit, minutes later, ended the wait."""
+    monkeypatch.setattr("outbox.station.PROMPT", timedelta(seconds=1))
+    monkeypatch.setattr("outbox.broker.database.answered", partial(answered, at_rest=timedelta(seconds=1)))
+    wire = Wire(database_url)
+    beside, workshop = make_workshop(), make_workshop(lease=timedelta(seconds=1), database_url=wire.url)
+    ran: list[int] = []
+
+    def write(number: int) -> None:
+        current_run().session().execute(text("select 1"))
+        ran.append(number)
+
+    for each in (beside, workshop):
+        each.actor(actor_name="write")(write)
+    beside.publish()
+    workshop.work()
+    for number in range(4):
+        beside.broker.get_actor("write").send(number)
+    await_that(lambda: sorted(ran) == [0, 1, 2, 3])
+    wire.vanish()
+    last = beside.broker.get_actor("write").send(4)
+    workshop.await_state(last.message_id, "succeeded")
     wire.close()
