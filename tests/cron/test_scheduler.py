@@ -182,11 +182,12 @@ def test_fires_are_counted_by_outcome(conn: Conn, database_url: str) -> None:
         return REGISTRY.get_sample_value("outbox_fires_total", {"outcome": outcome}) or 0.0
 
     before = count("fired"), count("missed")
-    with running(database_url, Schedule("tick", "default", "0 * * * *", missed="all", missed_limit=3)) as scheduler:
+    far = (one(conn, "select extract(minute from clock_timestamp())::int") + 30) % 60  # from now: no fire comes on top
+    with running(
+        database_url, Schedule("tick", "default", f"{far} * * * *", missed="all", missed_limit=3)
+    ) as scheduler:
         eventually(lambda: scheduler.ready)
-        conn.execute(
-            "update outbox.schedule set fired_through = date_trunc('hour', clock_timestamp()) - interval '9.5 h'"
-        )
+        conn.execute("update outbox.schedule set fired_through = clock_timestamp() - interval '10 h'")
         eventually(lambda: count("missed") - before[1] >= 6)
         assert count("fired") - before[0] + count("missed") - before[1] == 10
 
