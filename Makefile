@@ -22,7 +22,7 @@ servers: python broker ## PostgreSQL and RabbitMQ alone
 	@exec $(PYTHON) -m deploy.local servers $(ARGS)
 
 test: python broker browser ## the tests, against a real PostgreSQL and a real RabbitMQ (ARGS go to pytest)
-	@exec $(PYTHON) -m pytest -m "not long and not mta" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@exec $(PYTHON) -m pytest -m "not long and not mta" --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 chaos: python broker ## minutes of killing things under load
 	@exec $(PYTHON) -m pytest -m "system or long" $(ARGS)
