@@ -32,7 +32,7 @@ _READ = re.compile(r"""(?:params\.get|given|form\.get|_json|_instant)\((?:ask, )
 FIELDS = sorted({name for source in SOURCES for name in _READ.findall(source.read_text())})
 
 QUICK = settings(
-    max_examples=40,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
