@@ -131,13 +131,16 @@ def answered(engine: Engine, *, within: timedelta = UNLIMITED, at_rest: timedelt
         conn.within = at_rest
 
     def begin(conn: Connection) -> None:
-        lend(_driver_of(conn))
+        if driver := _driver_of(conn):
+            driver.within = within
 
     def commit(conn: Connection) -> None:
-        _driver_of(conn).within = min(_driver_of(conn).within, ANSWER)
+        if driver := _driver_of(conn):
+            driver.within = min(driver.within, ANSWER)
 
     def roll_back(conn: Connection) -> None:
-        take_back(_driver_of(conn))
+        if driver := _driver_of(conn):
+            driver.within = at_rest
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkout", lend)
@@ -148,8 +151,9 @@ def answered(engine: Engine, *, within: timedelta = UNLIMITED, at_rest: timedelt
     return engine
 
 
-def _driver_of(conn: Connection) -> PromptConnection:
-    return cast(PromptConnection, conn.connection.driver_connection)
+def _driver_of(conn: Connection) -> PromptConnection | None:
+    """None once it was lost in its transaction: to ask for it then would be an error, instead of the one that lost it."""
+    return None if conn.invalidated else cast(PromptConnection, conn.connection.driver_connection)
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -7,10 +7,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
+import psycopg
 import pytest
 from awaiting import await_that
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from wire import Wire
 from workshop import MakeWorkshop
 
@@ -119,6 +121,19 @@ def test_an_engine_s_pool_does_not_wait_for_a_database_that_fell_silent(database
     assert 2 < time.monotonic() - began < 10
     engine.dispose()
     wire.close()
+
+
+def test_what_ended_a_connection_is_told_and_not_what_came_of_it(database_url: str) -> None:
+    """An outage must look like one: whoever rolls back afterwards must not meet an error of another kind."""
+    engine = answered(create_engine(database_url))
+    with pytest.raises(OperationalError, match="administrator command"), Session(engine) as session, session.begin():
+        pid = session.scalar(text("select pg_backend_pid()"))
+        with psycopg.connect(database_url, autocommit=True) as beside:
+            beside.execute("select pg_terminate_backend(%s)", [pid])
+        session.execute(text("select 1"))
+    with Session(engine) as session:
+        assert session.scalar(text("select 1")) == 1
+    engine.dispose()
 
 
 def test_actors_write_on_a_connection_that_works_when_the_one_before_fell_silent(
