@@ -17,6 +17,7 @@ __all__ = [
     "PROMPT",
     "QUICK",
     "SILENT_CLIENT",
+    "UNLIMITED",
     "PromptConnection",
     "answered",
     "connect",
